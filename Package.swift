@@ -1,0 +1,41 @@
+// swift-tools-version:6.2
+// The one manifest of the repository. Who may import whom is drawn in README.md and kept true by Tests/TidyTests.
+import PackageDescription
+
+let strict: [SwiftSetting] = [.swiftLanguageMode(.v6), .treatAllWarnings(as: .error)]
+
+let package = Package(
+  name: "sky",
+  products: [
+    .executable(name: "sky-proxy", targets: ["sky-proxy"]),
+    .executable(name: "sky-sim", targets: ["sky-sim"]),
+  ],
+  targets: [
+    // Sources/Proxy: the data plane.
+    .systemLibrary(name: "CLiburing", path: "Sources/Proxy/CLiburing", pkgConfig: "liburing"),
+    .target(name: "ProxyWire", path: "Sources/Proxy/ProxyWire", swiftSettings: strict),
+    .target(
+      name: "ProxyCore", dependencies: ["CLiburing", "ProxyWire"], path: "Sources/Proxy/ProxyCore",
+      swiftSettings: strict),
+    .executableTarget(
+      name: "sky-proxy", dependencies: ["ProxyCore"], path: "Sources/Proxy/sky-proxy", swiftSettings: strict),
+    // Sources/Control: the control plane.
+    .target(name: "Yaml", path: "Sources/Control/Yaml", swiftSettings: strict),
+    // Tests.
+    .target(name: "TestSupport", path: "Tests/TestSupport", swiftSettings: strict),
+    .target(
+      name: "ProxySim", dependencies: ["ProxyCore"], path: "Tests/ProxySim", swiftSettings: strict),
+    .executableTarget(name: "sky-sim", dependencies: ["ProxySim"], path: "Tests/sky-sim", swiftSettings: strict),
+    .testTarget(
+      name: "ProxyCoreTests", dependencies: ["ProxyCore", "ProxySim", "TestSupport"], path: "Tests/ProxyCoreTests",
+      swiftSettings: strict),
+    .testTarget(
+      name: "ProxyWireTests", dependencies: ["ProxyWire", "TestSupport"], path: "Tests/ProxyWireTests",
+      swiftSettings: strict),
+    .testTarget(
+      name: "YamlTests", dependencies: ["Yaml", "TestSupport"], path: "Tests/YamlTests", swiftSettings: strict),
+    .testTarget(
+      name: "EndToEndTests", dependencies: ["TestSupport", "sky-proxy"], path: "Tests/EndToEndTests",
+      swiftSettings: strict),
+    .testTarget(name: "TidyTests", dependencies: ["TestSupport"], path: "Tests/TidyTests", swiftSettings: strict),
+  ])
