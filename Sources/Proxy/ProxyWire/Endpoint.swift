@@ -128,7 +128,8 @@ extension Endpoint {
     }
     guard ports.contains(port), let result = UInt16(exactly: port) else {
       throw EndpointError(
-        reason: "\(quoted(text)) has a port outside \(ports.lowerBound)...\(min(ports.upperBound, 65535)); choose another")
+        reason:
+          "\(quoted(text)) has a port outside \(ports.lowerBound)...\(min(ports.upperBound, 65535)); choose another")
     }
     return result
   }

@@ -151,7 +151,8 @@ private func readArguments(_ arguments: [String], _ problems: inout [String]) ->
     guard argument.utf8.starts(with: "--".utf8), argument.utf8.count > 2 else {
       let isFlag = argument.utf8.first == UInt8(ascii: "-") && argument.utf8.count > 1
       let hint = isFlag ? suggest(trimmedDashes(argument), among: ConfigRow.all.map(\.name)) : nil
-      problems.append("unexpected argument \(quoted(argument))\(hint.map { ", did you mean '--\($0)'?" } ?? "; see --help")")
+      problems.append(
+        "unexpected argument \(quoted(argument))\(hint.map { ", did you mean '--\($0)'?" } ?? "; see --help")")
       continue
     }
     let bytes = Array(argument.utf8)

@@ -284,7 +284,8 @@ extension ConfigKind {
         if case .unix = endpoint { return endpoint }
         if endpoint.isLoopback { return endpoint }
         throw ConfigProblem(
-          "\(quoted(text)) can be reached from outside, which the admin API must not; write unix:PATH or 127.0.0.1:PORT")
+          "\(quoted(text)) can be reached from outside, which the admin API must not; write unix:PATH or 127.0.0.1:PORT"
+        )
       }, repeats: sameSocket, show: \.description)
   }
 
@@ -305,7 +306,9 @@ extension ConfigKind {
       throw ConfigProblem("\(quoted(text)) is a port alone; write :\(text) or 127.0.0.1:\(text)")
     }
     var full = text
-    if bytes.first == UInt8(ascii: ":"), bytes.filter({ $0 == UInt8(ascii: ":") }).count == 1 { full = "0.0.0.0" + text }
+    if bytes.first == UInt8(ascii: ":"), bytes.filter({ $0 == UInt8(ascii: ":") }).count == 1 {
+      full = "0.0.0.0" + text
+    }
     do throws(EndpointError) {
       let endpoint = try Endpoint.parse(full, ports: 0...65535)
       guard case .name(let name, let port) = endpoint else { return endpoint }
@@ -334,7 +337,8 @@ extension ConfigKind {
       switch pair[0] {
       case "weight":
         guard let weight = Double(pair[1]), ReplicaEntry.weights.contains(weight) else {
-          throw ConfigProblem("the weight \(quoted(pair[1])) is out of range; write 0.01...1000, 1 is an ordinary share")
+          throw ConfigProblem(
+            "the weight \(quoted(pair[1])) is out of range; write 0.01...1000, 1 is an ordinary share")
         }
         result.weight = weight
       case "max_in_flight":
