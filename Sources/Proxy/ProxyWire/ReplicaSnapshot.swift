@@ -200,11 +200,7 @@ extension ReplicaEntry {
     writer.member("id", id)
     writer.member("generation", generation)
     writer.member("address", address.description)
-    if let whole = Int(exactly: weight) {
-      writer.member("weight", whole)
-    } else {
-      writer.member("weight", weight)
-    }
+    writer.member("weight", weight)
     writer.member("max_in_flight", maxInFlight)
     writer.member("state", state.rawValue)
   }
