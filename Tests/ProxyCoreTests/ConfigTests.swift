@@ -252,7 +252,7 @@ private func problems(
     (["--queue-timeout=off"], "is not a duration"), (["--eject-min=0"], "out of range"),
     (["--max-head-bytes=128k"], "'128k' is out of range; write 1k...64k"),
     (["--max-head-bytes=64kb"], "is not a size; write a number such as"),
-    (["--buffers=1000"], "'1000' is out of range; write 64...32k, a power of two"),
+    (["--buffers=1000"], "'1000' is out of range; write 64...32768, a power of two"),
     (["--buffer-size=5000"], "write 4k...256k, a multiple of 4k"), (["--retry-budget=101"], "write 0...100 percent"),
     (["--listen=8080"], "--listen: '8080' is a port alone; write :8080 or 127.0.0.1:8080"),
     (["--listen=a.b:80"], "is a name, not an address of this machine"), (["--listen=:99999"], "outside 0...65535"),

@@ -79,6 +79,7 @@ import Testing
     (list(#"{"weight":1000.1}"#), "replicas[1].weight: 1000.1 is outside"),
     (list(#"{"weight":"1"}"#), "replicas[1].weight: expected a number, found a string"),
     (list(#"{"max_in_flight":-1}"#), "replicas[1].max_in_flight: -1 is below 0"),
+    (list(#"{"max_in_flight":1000001}"#), "replicas[1].max_in_flight: 1000001 is outside 0...1000000"),
     (list(#"{"max_in_flight":18446744073709551615}"#), "replicas[1].max_in_flight: 18446744073709551615 is too large"),
     (list(#"{"state":"Ready"}"#), "replicas[1].state: 'Ready' is not one of ready, draining, did you mean 'ready'?"),
   ]

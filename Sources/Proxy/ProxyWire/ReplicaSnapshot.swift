@@ -21,12 +21,13 @@ package struct ReplicaEntry: Equatable, Sendable {
   package var address: Endpoint
   /// The share of requests relative to the others, 0.01...1000.
   package var weight: Double
-  /// Requests the replica may have at once, 0 = no limit.
+  /// Requests the replica may have at once, at most 1,000,000; 0 = no limit.
   package var maxInFlight: Int
   package var state: State
 
   package static let idBytes = 1...128
   package static let weights = 0.01...1000.0
+  package static let maxInFlightMax = 1_000_000
 
   package init(
     id: String, generation: UInt64, address: Endpoint, weight: Double = 1, maxInFlight: Int = 0, state: State = .ready
@@ -179,7 +180,13 @@ extension ReplicaEntry {
         guard ReplicaEntry.weights.contains(weight) else {
           throw FieldProblem("weight", value, "\(weight) is outside 0.01...1000; 1 is an ordinary share")
         }
-      case "max_in_flight": maxInFlight = try value.count("max_in_flight")
+      case "max_in_flight":
+        maxInFlight = try value.count("max_in_flight")
+        guard maxInFlight <= ReplicaEntry.maxInFlightMax else {
+          throw FieldProblem(
+            "max_in_flight", value,
+            "\(maxInFlight) is outside 0...\(ReplicaEntry.maxInFlightMax); 0 means that there is no limit")
+        }
       case "state": state = try value.word("state", State.self)
       default: return false
       }

@@ -80,16 +80,17 @@ struct ConfigKind: Sendable {
   // MARK: Numbers
 
   static func count(
-    _ place: Place<Int>, _ range: ClosedRange<Int>, zero: String? = nil, unit: String = ""
+    _ place: Place<Int>, _ range: ClosedRange<Int>, _ shape: NumberShape = .any, zero: String? = nil, unit: String = ""
   ) -> ConfigKind {
-    let allowed = "\(range.lowerBound)...\(range.upperBound)\(unit.isEmpty ? "" : " " + unit)\(meaning(zero))"
+    let bounds = "\(range.lowerBound)...\(range.upperBound)\(unit.isEmpty ? "" : " " + unit)"
+    let allowed = "\(bounds)\(shape.text)\(meaning(zero))"
     return ConfigKind(
       placeholder: "N", range: allowed,
       store: { text, config in
         guard let value = zeroOr(text, zero, ConfigUnits.number(Array(text.utf8)[...]).map { Int(clamping: $0) }) else {
           return "\(quoted(text)) is not a whole number; write \(allowed)"
         }
-        guard range.contains(value) || (value == 0 && zero != nil) else {
+        guard (range.contains(value) && shape.fits(value)) || (value == 0 && zero != nil) else {
           return "\(quoted(text)) is out of range; write \(allowed)"
         }
         config[keyPath: place] = value
@@ -99,7 +100,7 @@ struct ConfigKind: Sendable {
       samples: ["\(range.lowerBound)", "\(range.upperBound)"] + zeroSamples(zero))
   }
 
-  enum SizeShape: Sendable {
+  enum NumberShape: Sendable {
     case any
     case powerOfTwo
     case multiple(of: Int)
@@ -122,13 +123,12 @@ struct ConfigKind: Sendable {
   }
 
   static func size(
-    _ place: Place<Int>, _ range: ClosedRange<Int>, _ shape: SizeShape = .any, zero: String? = nil,
-    placeholder: String = "SIZE"
+    _ place: Place<Int>, _ range: ClosedRange<Int>, _ shape: NumberShape = .any, zero: String? = nil
   ) -> ConfigKind {
     let (low, high) = (ConfigUnits.text(size: range.lowerBound), ConfigUnits.text(size: range.upperBound))
     let allowed = "\(low)...\(high)\(shape.text)\(meaning(zero))"
     return ConfigKind(
-      placeholder: placeholder, range: allowed,
+      placeholder: "SIZE", range: allowed,
       store: { text, config in
         guard let value = zeroOr(text, zero, ConfigUnits.size(text)) else {
           return "\(quoted(text)) is not a size; write a number such as 4096, 64k, 1m or 1g within \(allowed)"
@@ -342,9 +342,9 @@ extension ConfigKind {
         }
         result.weight = weight
       case "max_in_flight":
-        guard let count = ConfigUnits.number(Array(pair[1].utf8)[...]), count <= maxInFlightMax else {
+        guard let count = ConfigUnits.number(Array(pair[1].utf8)[...]), count <= ReplicaEntry.maxInFlightMax else {
           throw ConfigProblem(
-            "max_in_flight \(quoted(pair[1])) is out of range; write 0...\(maxInFlightMax), 0 = no limit")
+            "max_in_flight \(quoted(pair[1])) is out of range; write 0...\(ReplicaEntry.maxInFlightMax), 0 = no limit")
         }
         result.maxInFlight = Int(count)
       default:
@@ -355,8 +355,6 @@ extension ConfigKind {
     }
     return result
   }
-
-  static let maxInFlightMax = 1_000_000
 }
 
 /// Without spaces and tabs around it.

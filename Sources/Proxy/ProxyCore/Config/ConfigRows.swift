@@ -40,7 +40,7 @@ extension ConfigRow {
       relative to what each kind of instance can take.
       """),
     ConfigRow(
-      .routing, "max-in-flight", .count(\.maxInFlight, 0...ConfigKind.maxInFlightMax, zero: "no limit"), "0",
+      .routing, "max-in-flight", .count(\.maxInFlight, 0...ReplicaEntry.maxInFlightMax, zero: "no limit"), "0",
       "Requests one replica may have at once, where its own max_in_flight does not say otherwise."),
     ConfigRow(
       .routing, "queue-size", .count(\.queueSize, 0...1_000_000, zero: "refuse at once"), "1024",
@@ -58,7 +58,7 @@ extension ConfigRow {
     // MARK: Limits
     ConfigRow(
       .limits, "max-connections", .count(\.maxConnections, 1...65_536), "10000",
-      "Client connections of the whole process. Further ones get 503 and are closed."),
+      "Client connections of the whole process. Further ones are turned away."),
     ConfigRow(
       .limits, "max-head-bytes", .size(\.maxHeadBytes, 1 << 10...64 << 10), "64k",
       "The longest request or response head. A longer request head gets 431."),
@@ -138,7 +138,7 @@ extension ConfigRow {
 
     // MARK: Memory
     ConfigRow(
-      .memory, "buffers", .size(\.buffers, 64...32_768, .powerOfTwo, placeholder: "N"), "1024",
+      .memory, "buffers", .count(\.buffers, 64...32_768, .powerOfTwo), "1024",
       "Receive buffers that each worker lends to the kernel."),
     ConfigRow(
       .memory, "buffer-size", .size(\.bufferSize, 4 << 10...256 << 10, .multiple(of: 4 << 10)), "64k",
@@ -160,7 +160,7 @@ extension ConfigRow {
       .text(
         \.viaName, placeholder: "NAME", range: "a token of at most 64 characters, empty or off = no Via",
         takesEmpty: true, samples: ["edge-1", "", "off"], read: readViaName, show: { $0 }), "sky-proxy",
-      "The name this proxy adds to Via, by which it also knows a request that runs in a circle."),
+      "The name this proxy adds to the Via field."),
     ConfigRow(
       .headers, "request-id", .onOff(\.requestId), "on",
       "Gives every request without X-Request-Id one, in the request, the response and the access log."),
