@@ -29,11 +29,9 @@ package struct Token: BitwiseCopyable, Equatable {
   package var slot: UInt32 { UInt32(truncatingIfNeeded: raw >> 32) }
 }
 
-/// Every kind of operation the engine queues. `downstream` is the client side, `upstream` the replica side.
+/// Every kind of operation the engine queues. Which side of the proxy a connection is on is known to its slot.
 package enum Operation: UInt8, BitwiseCopyable {
-  case accept, wake
-  case downstreamReceive, downstreamSend, downstreamShutdown, downstreamClose, downstreamCancel
-  case upstreamConnect, upstreamReceive, upstreamSend, upstreamShutdown, upstreamClose, upstreamCancel
+  case accept, wake, connect, receive, send, shutdown, close, cancel
 }
 
 /// One finished (or still running, see `more`) operation.

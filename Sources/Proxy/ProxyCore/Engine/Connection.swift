@@ -1,0 +1,196 @@
+// One socket, of either side, and the one request and response (exchange) that may be using it. Both are plain bytes in
+// slot tables: no references, nothing to retain.
+
+package enum Side: UInt8, BitwiseCopyable { case downstream, upstream }
+
+/// A connection's life:
+/// ```
+/// downstream:  readingHead ──▶ exchanging ──▶ readingHead …        upstream:  connecting ──▶ serving ◀──▶ parked
+///                  │               ├──▶ tunnel ──▶ stopping                        └───────────┴──▶ stopping
+///                  ▼               ▼
+///               replying ──▶ lingering ──▶ stopping
+/// ```
+/// `stopping` ends when the kernel holds nothing of the slot any more (DESIGN rule 4), then it is free.
+package enum ConnectionState: UInt8, BitwiseCopyable {
+  case free
+  /// Waiting for, or in the middle of, a request head.
+  case readingHead
+  /// An exchange owns it: queued, being answered, or its response is still being sent.
+  case exchanging
+  /// The last response is being sent; then it lingers.
+  case replying
+  /// We have sent our FIN and discard what the client still sends until it closes or a deadline.
+  case lingering
+  case connecting
+  /// An exchange owns it.
+  case serving
+  /// In the idle pool, its receive armed, so that a closing replica is noticed.
+  case parked
+  /// An upgraded connection: bytes pass both ways until both ends are closed.
+  case tunnel
+  case stopping
+}
+
+package struct ConnectionFlags: OptionSet, BitwiseCopyable {
+  package let rawValue: UInt16
+  package init(rawValue: UInt16) { self.rawValue = rawValue }
+  package static let receiving = ConnectionFlags(rawValue: 1 << 0)
+  package static let sending = ConnectionFlags(rawValue: 1 << 1)
+  /// The peer has sent its FIN.
+  package static let ended = ConnectionFlags(rawValue: 1 << 2)
+  /// Receive is stopped on purpose: the other side cannot take more.
+  package static let paused = ConnectionFlags(rawValue: 1 << 3)
+  /// Receive ended because no lent buffer was free; on the starved list.
+  package static let starved = ConnectionFlags(rawValue: 1 << 4)
+  package static let shutdownSent = ConnectionFlags(rawValue: 1 << 5)
+  /// Close with RST: what was sent must not look complete.
+  package static let reset = ConnectionFlags(rawValue: 1 << 6)
+  /// Close after the queue has been sent.
+  package static let closeWhenSent = ConnectionFlags(rawValue: 1 << 7)
+  /// Send our FIN when the queue has been sent (tunnels).
+  package static let endWhenSent = ConnectionFlags(rawValue: 1 << 8)
+  package static let closing = ConnectionFlags(rawValue: 1 << 9)
+  /// Nothing has been sent on it for its present exchange.
+  package static let untouched = ConnectionFlags(rawValue: 1 << 10)
+  /// Cancels are sent at most once per operation, one at a time.
+  package static let cancelling = ConnectionFlags(rawValue: 1 << 11)
+  package static let receiveCancelled = ConnectionFlags(rawValue: 1 << 12)
+  package static let sendCancelled = ConnectionFlags(rawValue: 1 << 13)
+  /// Sending failed after some bytes had gone: what the replica has to say may still arrive.
+  package static let sendBroken = ConnectionFlags(rawValue: 1 << 14)
+}
+
+package struct Connection: TableSlot {
+  package var generation: UInt32
+  package var nextFree: UInt32
+  package var fd: Int32
+  package var side: Side
+  package var state: ConnectionState
+  package var flags: ConnectionFlags
+  /// Operations the kernel holds for this slot.
+  package var operations: UInt16
+  /// Segments of `queue` that are in the send now under way.
+  package var sendingSegments: UInt16
+  /// Waiting to be sent.
+  package var queue: SegmentQueue
+  /// Received, not yet taken: a pipelined request, a body ahead of its replica.
+  package var input: SegmentQueue
+  package var exchange: UInt32
+  /// Neighbours in the idle pool (upstream) or the starved list.
+  package var listNext: UInt32
+  package var listPrev: UInt32
+  /// The replica an upstream connection belongs to.
+  package var replica: UInt32
+  package var replicaGeneration: UInt32
+  /// Requests this connection has carried: a client's, or ours to a replica (reused = more than none).
+  package var requests: UInt32
+  /// Bytes the next receive may bring; grows while the other side keeps up.
+  package var receiveLimit: UInt32
+  /// When a send was last begun or finished: tells a stalled peer.
+  package var progressAt: UInt64
+  /// A head that came in pieces is gathered here.
+  package var partial: BlockRef
+  package var partialCount: UInt32
+  /// When it was accepted or connected, nanoseconds.
+  package var openedAt: UInt64
+  /// Bytes of the client's address text, which is kept beside the slot table (`peerTextStride` bytes per slot).
+  package var peerCount: UInt8
+}
+
+/// Room for the text of any address: INET6_ADDRSTRLEN is 46.
+package let peerTextStride = 48
+
+package enum ExchangePhase: UInt8, BitwiseCopyable {
+  /// The head is complete; the pick comes after all completions of this turn.
+  case ready
+  /// All replicas are at their limit.
+  case queued
+  case connecting
+  /// Sent or being sent; no response head yet.
+  case waiting
+  /// The response body is under way.
+  case streaming
+  case tunnel
+}
+
+package struct ExchangeFlags: OptionSet, BitwiseCopyable {
+  package let rawValue: UInt32
+  package init(rawValue: UInt32) { self.rawValue = rawValue }
+  package static let http10 = ExchangeFlags(rawValue: 1 << 0)
+  package static let keepAlive = ExchangeFlags(rawValue: 1 << 1)
+  package static let isHead = ExchangeFlags(rawValue: 1 << 2)
+  package static let safe = ExchangeFlags(rawValue: 1 << 3)
+  package static let idempotent = ExchangeFlags(rawValue: 1 << 4)
+  package static let upgrade = ExchangeFlags(rawValue: 1 << 5)
+  /// The request body has come from the client whole.
+  package static let requestRead = ExchangeFlags(rawValue: 1 << 6)
+  /// The kept head block holds the whole request, body included: it can be sent again.
+  package static let wholeInBlock = ExchangeFlags(rawValue: 1 << 7)
+  /// The upstream connection had served before.
+  package static let reused = ExchangeFlags(rawValue: 1 << 9)
+  package static let headSent = ExchangeFlags(rawValue: 1 << 10)
+  package static let dechunk = ExchangeFlags(rawValue: 1 << 11)
+  package static let replicaKeepsAlive = ExchangeFlags(rawValue: 1 << 12)
+  /// Only a new connection may carry the next attempt.
+  package static let freshOnly = ExchangeFlags(rawValue: 1 << 13)
+  package static let gatheringTrailers = ExchangeFlags(rawValue: 1 << 14)
+  package static let gatheringRequestTrailers = ExchangeFlags(rawValue: 1 << 15)
+}
+
+package struct Exchange: TableSlot {
+  package var generation: UInt32 = 0
+  package var nextFree: UInt32 = 0
+  package var downstream = noSlot
+  package var upstream = noSlot
+  /// Neighbours on the ready or waiting list.
+  package var next = noSlot
+  package var prev = noSlot
+  package var lease = Lease.none
+  package var flags: ExchangeFlags = []
+  package var phase = ExchangePhase.ready
+  package var attempts: UInt8 = 0
+  package var requestFraming = BodyFraming.none
+  package var responseFraming = BodyFraming.none
+  package var status: UInt16 = 0
+  package var tried = Tried()
+  /// Bytes of a length-framed body still to come.
+  package var requestLeft: UInt64 = 0
+  package var responseLeft: UInt64 = 0
+  package var requestChunks = ChunkedDecoder()
+  package var responseChunks = ChunkedDecoder()
+  /// The rewritten request head (and small body), kept until it cannot be needed again.
+  package var head = BlockRef.none
+  package var headCount: UInt32 = 0
+  // Where method, target and request id are in it, for the access log.
+  package var methodAt: UInt16 = 0
+  package var methodCount: UInt16 = 0
+  package var targetAt: UInt16 = 0
+  package var targetCount: UInt16 = 0
+  package var idAt: UInt32 = 0
+  package var idCount: UInt16 = 0
+  /// A response head, or its trailer section, that came in pieces.
+  package var partial = BlockRef.none
+  package var partialCount: UInt32 = 0
+  /// The request's trailer section, same.
+  package var requestPartial = BlockRef.none
+  package var requestPartialCount: UInt32 = 0
+  /// The queue of a failed attempt of which nothing was accepted: head and body pieces for the next.
+  package var unsent = SegmentQueue()
+  // The timeline, nanoseconds of the worker's clock; 0 = not yet.
+  package var startedAt: UInt64 = 0
+  package var requestReadAt: UInt64 = 0
+  package var pickedAt: UInt64 = 0
+  package var connectedAt: UInt64 = 0
+  package var firstByteAt: UInt64 = 0
+  package var lastByteAt: UInt64 = 0
+  package var bytesIn: UInt64 = 0
+  package var bytesOut: UInt64 = 0
+
+  package init() {}
+}
+
+/// How another thread speaks to a worker, together with `RingIO.armWake`.
+package struct WorkerControl: ~Copyable {
+  /// 0 = run, 1 = drain (finish what is in flight), 2 = stop at once.
+  package let command = AtomicWord(0)
+}

@@ -1,0 +1,421 @@
+// The replica side: response heads are read and passed on, bodies follow piece by piece as they come. Nothing is held
+// back to fill a buffer.
+
+extension Worker where IO: ~Copyable {
+  @inline(__always)
+  mutating func upstreamReceived(
+    _ slot: UInt32, _ base: UnsafeMutablePointer<UInt8>, _ count: Int, _ owner: SegmentOwner
+  ) {
+    let connection = connections[slot]
+    let index = connection.pointee.exchange
+    guard index != noSlot else {
+      // Bytes nobody asked for: they could only be taken for the answer to the next request.
+      release(owner)
+      stop(slot)
+      return
+    }
+    let exchange = exchanges[index]
+    counters.replicas[Int(exchange.pointee.lease.replica)].bytesFromReplica &+= UInt64(count)
+    switch exchange.pointee.phase {
+    case .streaming:
+      let replica = Int(exchange.pointee.lease.replica)
+      counters.histogram(.gap, of: replica).record(io.now &- exchange.pointee.lastByteAt)
+      exchange.pointee.lastByteAt = io.now
+      wheel.set(slot, at: io.now + config.streamTimeoutNs)
+      responseBody(index, base, count, owner)
+    case .waiting:
+      responseHead(index, base, count, owner)
+    case .tunnel:
+      tunnelReceived(slot, base, count, owner)
+    case .ready, .queued, .connecting:
+      preconditionFailure("an exchange without a connected replica received bytes from one")
+    }
+  }
+
+  // MARK: heads
+
+  private mutating func responseHead(
+    _ index: UInt32, _ base: UnsafeMutablePointer<UInt8>, _ count: Int, _ owner: SegmentOwner
+  ) {
+    let exchange = exchanges[index]
+    guard exchange.pointee.partial == .none else {
+      partialResponseHead(index, base, count, owner)
+      return
+    }
+    var head = ResponseHead()
+    switch parse(index, base, count, &head) {
+    case .complete:
+      pass(index, head, base, count, owner)
+    case .partial:
+      let kept = gather(base, count, into: &exchange.pointee.partial, &exchange.pointee.partialCount)
+      release(owner)
+      if !kept { attemptFailed(index, .malformed, timedOut: false, nothingAccepted: false) }
+    case .refused:
+      release(owner)
+      attemptFailed(index, .malformed, timedOut: false, nothingAccepted: false)
+    }
+  }
+
+  private mutating func partialResponseHead(
+    _ index: UInt32, _ base: UnsafeMutablePointer<UInt8>, _ count: Int, _ owner: SegmentOwner
+  ) {
+    let exchange = exchanges[index]
+    let before = Int(exchange.pointee.partialCount)
+    let taken = min(count, blocks.largestBlock - before)
+    guard gather(base, taken, into: &exchange.pointee.partial, &exchange.pointee.partialCount) else {
+      release(owner)
+      attemptFailed(index, .malformed, timedOut: false, nothingAccepted: false)
+      return
+    }
+    let block = exchange.pointee.partial
+    let bytes = blocks.bytes(of: block)
+    let total = Int(exchange.pointee.partialCount)
+    guard containsLineEnd(bytes + before, taken) || total >= config.headBytesMax else {
+      release(owner)
+      return
+    }
+    var head = ResponseHead()
+    switch parse(index, bytes, total, &head) {
+    case .complete:
+      exchange.pointee.partial = .none
+      exchange.pointee.partialCount = 0
+      let generation = exchange.pointee.generation
+      pass(index, head, bytes, total, SegmentOwner(block: block))
+      // What did not fit the block is body; the exchange may have ended with what did.
+      if taken < count, exchange.pointee.generation == generation, exchange.pointee.upstream != noSlot,
+        exchange.pointee.phase == .streaming
+      {
+        responseBody(index, base + taken, count - taken, owner)
+      } else {
+        release(owner)
+      }
+    case .partial:
+      release(owner)
+    case .refused:
+      release(owner)
+      attemptFailed(index, .malformed, timedOut: false, nothingAccepted: false)
+    }
+  }
+
+  @inline(__always)
+  private mutating func parse(
+    _ index: UInt32, _ bytes: UnsafeMutablePointer<UInt8>, _ count: Int, _ head: inout ResponseHead
+  ) -> HeadVerdict {
+    let flags = exchanges[index].pointee.flags
+    return parseResponseHead(
+      bytes, count, limits: headLimits, requestWasHead: flags.contains(.isHead),
+      upgradeOffered: flags.contains(.upgrade), fields: &fields, head: &head)
+  }
+
+  /// A head is complete: interim ones are passed on and the next is looked for, the final one decides the rest.
+  @inline(__always)
+  private mutating func pass(
+    _ index: UInt32, _ head: ResponseHead, _ base: UnsafeMutablePointer<UInt8>, _ count: Int, _ owner: SegmentOwner
+  ) {
+    let headBytes = Int(head.headBytes)
+    if head.isInterim {
+      passInterim(index, head, base, count, owner)
+      return
+    }
+    let exchange = exchanges[index]
+    let slot = exchange.pointee.downstream
+    if exchange.pointee.firstByteAt == 0 { firstByte(index) }
+    board.succeeded(exchange.pointee.lease)
+    exchange.pointee.status = head.status
+    exchange.pointee.responseFraming = head.framing
+    exchange.pointee.responseLeft = head.contentLength
+    exchange.pointee.lastByteAt = io.now
+    if head.keepAlive && !head.hasForbiddenLength { exchange.pointee.flags.insert(.replicaKeepsAlive) }
+    letGoHead(index)
+    if head.isSwitching {
+      beginTunnel(index, head, base, count, owner)
+      return
+    }
+    let http10 = exchange.pointee.flags.contains(.http10)
+    if head.framing == .chunked && http10 { exchange.pointee.flags.insert(.dechunk) }
+    let ended = connections[slot].pointee.flags.contains(.ended) && connections[slot].pointee.input.isEmpty
+    if draining || head.framing == .untilClose || !exchange.pointee.flags.contains(.requestRead) || ended
+      || exchange.pointee.flags.contains(.dechunk)
+    {
+      exchange.pointee.flags.remove(.keepAlive)
+    }
+    guard let block = blocks.claim(atLeast: headBytes + responseHeadGrowthMax) else {
+      release(owner)
+      attemptFailed(index, .malformed, timedOut: false, nothingAccepted: false)
+      return
+    }
+    let out = blocks.bytes(of: block)
+    let room = blocks.capacity(of: block)
+    guard
+      var used = writeResponseHead(
+        head, fields, base, clientIsHTTP10: http10, close: !exchange.pointee.flags.contains(.keepAlive), into: out,
+        capacity: room)
+    else { preconditionFailure("a rewritten head outgrew responseHeadGrowthMax") }
+    exchange.pointee.flags.insert(.headSent)
+    exchange.pointee.phase = .streaming
+    wheel.set(exchange.pointee.upstream, at: io.now + config.streamTimeoutNs)
+    let rest = count - headBytes
+    let generation = exchange.pointee.generation
+    // A short length-framed body that has come whole joins its head: one plain send, and the lent buffer goes back now.
+    if head.framing == .length, UInt64(rest) >= head.contentLength, used + Int(head.contentLength) <= room {
+      let length = Int(head.contentLength)
+      UnsafeMutableRawPointer(out + used).copyMemory(from: base + headBytes, byteCount: length)
+      used += length
+      exchange.pointee.responseLeft = 0
+      exchange.pointee.bytesOut &+= UInt64(length)
+      if rest > length { exchange.pointee.flags.remove(.replicaKeepsAlive) }
+      release(owner)
+      enqueue(slot, out, used, SegmentOwner(block: block))
+      if exchange.pointee.generation == generation { responseComplete(index) }
+      return
+    }
+    enqueue(slot, out, used, SegmentOwner(block: block))
+    // Running out of segments ends the exchange under us.
+    guard exchange.pointee.generation == generation, exchange.pointee.upstream != noSlot else {
+      release(owner)
+      return
+    }
+    if head.framing == .none {
+      if rest > 0 { exchange.pointee.flags.remove(.replicaKeepsAlive) }
+      release(owner)
+      responseComplete(index)
+    } else if rest > 0 {
+      responseBody(index, base + headBytes, rest, owner)
+    } else {
+      release(owner)
+      if head.framing == .length && head.contentLength == 0 { responseComplete(index) }
+    }
+  }
+
+  private mutating func passInterim(
+    _ index: UInt32, _ head: ResponseHead, _ base: UnsafeMutablePointer<UInt8>, _ count: Int, _ owner: SegmentOwner
+  ) {
+    let exchange = exchanges[index]
+    let headBytes = Int(head.headBytes)
+    // HTTP/1.0 knows no interim responses (RFC 9110 15.2).
+    if !exchange.pointee.flags.contains(.http10) {
+      if let block = blocks.claim(atLeast: headBytes + responseHeadGrowthMax) {
+        let out = blocks.bytes(of: block)
+        let used = writeResponseHead(
+          head, fields, base, clientIsHTTP10: false, close: false, into: out, capacity: blocks.capacity(of: block))
+        guard let used else { preconditionFailure("a rewritten head outgrew responseHeadGrowthMax") }
+        let generation = exchange.pointee.generation
+        enqueue(exchange.pointee.downstream, out, used, SegmentOwner(block: block))
+        guard exchange.pointee.generation == generation, exchange.pointee.upstream != noSlot else {
+          release(owner)
+          return
+        }
+      }
+    }
+    wheel.set(exchange.pointee.upstream, at: io.now + config.responseTimeoutNs)
+    if count > headBytes {
+      responseHead(index, base + headBytes, count - headBytes, owner)
+    } else {
+      release(owner)
+    }
+  }
+
+  private mutating func firstByte(_ index: UInt32) {
+    let exchange = exchanges[index]
+    exchange.pointee.firstByteAt = io.now
+    counters.histogram(.firstByte, of: Int(exchange.pointee.lease.replica))
+      .record(io.now &- exchange.pointee.connectedAt)
+  }
+
+  /// A final head has come: the request will not be sent again. The access log still wants its words.
+  @inline(__always)
+  private mutating func letGoHead(_ index: UInt32) {
+    let exchange = exchanges[index]
+    keepHeadUntilSent(index, exchange.pointee.upstream)
+    if !config.logs && exchange.pointee.head != .none {
+      blocks.release(exchange.pointee.head)
+      exchange.pointee.head = .none
+    }
+  }
+
+  // MARK: bodies
+
+  /// Body bytes: validated, and passed on as they are.
+  @inline(__always)
+  private mutating func responseBody(
+    _ index: UInt32, _ base: UnsafeMutablePointer<UInt8>, _ count: Int, _ owner: SegmentOwner
+  ) {
+    let exchange = exchanges[index]
+    switch exchange.pointee.responseFraming {
+    case .length:
+      let take = Int(min(UInt64(count), exchange.pointee.responseLeft))
+      exchange.pointee.responseLeft -= UInt64(take)
+      exchange.pointee.bytesOut &+= UInt64(take)
+      if take < count { exchange.pointee.flags.remove(.replicaKeepsAlive) }
+      let done = exchange.pointee.responseLeft == 0
+      let generation = exchange.pointee.generation
+      enqueue(exchange.pointee.downstream, base, take, owner)
+      if done && exchange.pointee.generation == generation { responseComplete(index) }
+    case .chunked:
+      chunkedBody(index, base, count, owner)
+    case .untilClose:
+      exchange.pointee.bytesOut &+= UInt64(count)
+      enqueue(exchange.pointee.downstream, base, count, owner)
+    case .none:
+      exchange.pointee.flags.remove(.replicaKeepsAlive)
+      release(owner)
+    }
+  }
+
+  private mutating func chunkedBody(
+    _ index: UInt32, _ base: UnsafeMutablePointer<UInt8>, _ count: Int, _ owner: SegmentOwner
+  ) {
+    let exchange = exchanges[index]
+    let slot = exchange.pointee.downstream
+    if exchange.pointee.flags.contains(.gatheringTrailers) {
+      responseTrailers(index, base, count, owner)
+      return
+    }
+    let dechunk = exchange.pointee.flags.contains(.dechunk)
+    let step =
+      dechunk
+      ? exchange.pointee.responseChunks.decode(base, count) : exchange.pointee.responseChunks.feed(base, count)
+    let forward = dechunk ? step.payload : step.consumed
+    exchange.pointee.bytesOut &+= UInt64(forward)
+    let generation = exchange.pointee.generation
+    switch step.verdict {
+    case .more:
+      enqueue(slot, base, forward, owner)
+    case .done:
+      if step.consumed < count { exchange.pointee.flags.remove(.replicaKeepsAlive) }
+      enqueue(slot, base, forward, owner)
+      if exchange.pointee.generation == generation { responseComplete(index) }
+    case .trailers:
+      exchange.pointee.flags.insert(.gatheringTrailers)
+      // The rest of the buffer is needed after the piece has been queued: it gets an owner of its own.
+      if owner.buffer != .none {
+        retain(owner.buffer)
+        enqueue(slot, base, forward, owner)
+        guard exchange.pointee.generation == generation else {
+          release(owner)
+          return
+        }
+        responseTrailers(index, base + step.consumed, count - step.consumed, owner)
+      } else {
+        // A block has one owner: take the trailers out of it first.
+        let kept = gather(
+          base + step.consumed, count - step.consumed, into: &exchange.pointee.partial,
+          &exchange.pointee.partialCount)
+        enqueue(slot, base, forward, owner)
+        guard exchange.pointee.generation == generation else { return }
+        if kept { finishTrailers(index) } else { malformedBody(index) }
+      }
+    case .malformed:
+      release(owner)
+      malformedBody(index)
+    }
+  }
+
+  private mutating func malformedBody(_ index: UInt32) {
+    counters.replicas[Int(exchanges[index].pointee.lease.replica)].failMalformed &+= 1
+    cut(index)
+  }
+
+  /// Trailer fields are few and short: gathered, then passed on without those that may not be in trailers.
+  private mutating func responseTrailers(
+    _ index: UInt32, _ base: UnsafeMutablePointer<UInt8>, _ count: Int, _ owner: SegmentOwner
+  ) {
+    let exchange = exchanges[index]
+    let kept =
+      Int(exchange.pointee.partialCount) + count <= blocks.largestBlock
+      && gather(base, count, into: &exchange.pointee.partial, &exchange.pointee.partialCount)
+    release(owner)
+    if kept { finishTrailers(index) } else { malformedBody(index) }
+  }
+
+  private mutating func finishTrailers(_ index: UInt32) {
+    let exchange = exchanges[index]
+    let bytes = blocks.bytes(of: exchange.pointee.partial)
+    let total = Int(exchange.pointee.partialCount)
+    var section = 0
+    switch parseTrailers(bytes, total, limits: headLimits, fields: &fields, sectionBytes: &section) {
+    case .partial:
+      return
+    case .refused:
+      malformedBody(index)
+    case .complete:
+      if section < total { exchange.pointee.flags.remove(.replicaKeepsAlive) }
+      if !exchange.pointee.flags.contains(.dechunk) {
+        guard let block = blocks.claim(atLeast: section + 2),
+          let used = writeTrailers(fields, bytes, into: blocks.bytes(of: block), capacity: blocks.capacity(of: block))
+        else {
+          malformedBody(index)
+          return
+        }
+        let generation = exchange.pointee.generation
+        enqueue(exchange.pointee.downstream, blocks.bytes(of: block), used, SegmentOwner(block: block))
+        guard exchange.pointee.generation == generation else { return }
+      }
+      responseComplete(index)
+    }
+  }
+
+  @inline(__always)
+  private mutating func responseComplete(_ index: UInt32) {
+    finishResponse(index, upstreamReusable: exchanges[index].pointee.flags.contains(.replicaKeepsAlive))
+  }
+
+  // MARK: ends
+
+  /// The replica's stream has ended: `clean` by FIN, otherwise by an error.
+  mutating func upstreamEnded(_ slot: UInt32, clean: Bool) {
+    let connection = connections[slot]
+    let index = connection.pointee.exchange
+    guard index != noSlot else {
+      stop(slot)
+      return
+    }
+    let exchange = exchanges[index]
+    switch exchange.pointee.phase {
+    case .waiting:
+      // Whether the request was accepted is known when the send has ended; until then nothing can be decided.
+      if connection.pointee.flags.contains(.sending) && connection.pointee.flags.contains(.untouched) {
+        if connection.pointee.flags.isDisjoint(with: [.cancelling, .sendCancelled]) {
+          cancel(slot, Token(.send, slot: slot, generation: connection.pointee.generation), .sendCancelled)
+        }
+        return
+      }
+      attemptFailed(
+        index, .head, timedOut: false, nothingAccepted: connection.pointee.flags.contains(.untouched))
+    case .streaming:
+      if clean && exchange.pointee.responseFraming == .untilClose {
+        exchange.pointee.flags.remove(.replicaKeepsAlive)
+        responseComplete(index)
+      } else {
+        attemptFailed(index, .body, timedOut: false, nothingAccepted: false)
+      }
+    case .tunnel:
+      if clean { tunnelEnded(slot) } else { abandon(index, outcome: .tunnel) }
+    case .ready, .queued, .connecting:
+      preconditionFailure("the stream of an exchange ended before it was connected")
+    }
+  }
+
+  /// A send to the replica failed. When some bytes had gone before, a response may still be on its way (an early 413,
+  /// say): the receive will tell.
+  mutating func upstreamSendFailed(_ slot: UInt32, nothingAccepted: Bool) {
+    let connection = connections[slot]
+    let index = connection.pointee.exchange
+    guard index != noSlot else {
+      stop(slot)
+      return
+    }
+    if exchanges[index].pointee.phase == .tunnel {
+      abandonTunnel(index)
+      return
+    }
+    let untouched = nothingAccepted && connection.pointee.flags.contains(.untouched)
+    if !untouched && connection.pointee.flags.contains(.receiving) {
+      connection.pointee.flags.insert(.sendBroken)
+      keepHeadUntilSent(index, slot)
+      releaseAll(&connection.pointee.queue)
+      return
+    }
+    attemptFailed(index, .send, timedOut: false, nothingAccepted: untouched)
+  }
+}

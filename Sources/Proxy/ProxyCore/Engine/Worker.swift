@@ -1,0 +1,219 @@
+// One worker: one thread, one ring, its own slots and buffers. A turn waits for completions, handles all of them, and
+// only then decides: picks come after every count of the turn has been given back and every closed connection has left
+// the pool, so that neither is seen too late.
+//
+// The rooms are extensions in the other files of this folder:
+//   Sockets     queues, sends, receives, closing: what both sides share
+//   Listener    accepting and shedding
+//   Downstream  request heads, leaving clients, local replies
+//   Dispatch    picking, connecting, retrying, finishing
+//   Upstream    response heads and bodies
+//   Pump        request bodies and back-pressure
+//   Deadlines   what each deadline means when it passes
+
+import Synchronization
+
+/// What is still in use; all zero (and no buffer out) when every connection has ended.
+package struct WorkerLeaks: BitwiseCopyable, Equatable {
+  package var connections: Int
+  package var exchanges: Int
+  package var segments: Int
+  package var blocks: Int
+  package var buffersOut: Int
+}
+
+package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
+  package var io: IO
+  let config: EngineConfig
+  let board: LoadBoard
+  let counters: CounterSet
+  let control: UnsafeMutablePointer<WorkerControl>
+  let log: LogRing?
+  let headLimits: HeadLimits
+
+  var connections: SlotTable<Connection>
+  /// The client address text of each slot, `peerTextStride` bytes apart.
+  let peerTexts: UnsafeMutablePointer<UInt8>
+  var exchanges: SlotTable<Exchange>
+  var segments: SlotTable<Segment>
+  var blocks: BlockPool
+  /// Owners of each lent buffer: a buffer is given back when the last is done with its piece.
+  let bufferRefs: UnsafeMutablePointer<UInt8>
+  var wheel: TimerWheel
+  /// Scratch of the head parsers.
+  var fields: FieldTable
+  /// Scratch of gathered sends.
+  let slices: UnsafeMutablePointer<IOSlice>
+
+  /// Exchanges to dispatch at the end of this turn, and those waiting for a replica below its limit.
+  var ready = ExchangeList()
+  var waiting = ExchangeList()
+  /// A lease came back since the waiting ones were last looked at.
+  var leaseReturned = false
+  /// Connections whose receive ended for want of a buffer, oldest first.
+  var starvedHead = noSlot
+  var starvedTail = noSlot
+  var starvedSince: UInt64 = 0
+  /// Parked connections per replica index: first slot + 1 (0 = none), and how many.
+  let idleHeads: UnsafeMutablePointer<UInt32>
+  let idleCounts: UnsafeMutablePointer<UInt16>
+  var parked = 0
+  var upstreams = 0
+  var downstreams = 0
+  var cursor: UInt32 = 0
+  var budget: RetryBudget
+
+  var listeners: InlineArray<8, Int32> = .init(repeating: -1)
+  var listening = 0
+  /// Bit per listener whose accept is armed.
+  var accepting: UInt8 = 0
+  /// An accept failed for want of descriptors; armed again at this time.
+  var acceptAgainAt: UInt64 = 0
+  var draining = false
+  var stopped = false
+
+  package init(
+    io: consuming IO, config: EngineConfig, board: LoadBoard, counters: CounterSet,
+    control: UnsafeMutablePointer<WorkerControl>, log: LogRing?
+  ) {
+    let plan = MemoryPlan(config: config, buffers: io.bufferCount, bufferBytes: io.bufferSize)
+    self.config = config
+    self.board = board
+    self.counters = counters
+    self.control = control
+    self.log = log
+    headLimits = HeadLimits(headBytes: config.headBytesMax, targetBytes: config.targetBytesMax, fields: config.fieldsMax)
+    connections = SlotTable(capacity: plan.connections)
+    peerTexts = mapZeroed(plan.connections * peerTextStride)
+    exchanges = SlotTable(capacity: plan.exchanges)
+    segments = SlotTable(capacity: plan.segments)
+    blocks = BlockPool(
+      small: plan.smallBlocks, medium: plan.mediumBlocks, large: plan.largeBlocks, largeBytes: plan.largeBlockBytes)
+    bufferRefs = mapZeroed(io.bufferCount)
+    wheel = TimerWheel(capacity: plan.connections, now: io.now)
+    fields = FieldTable.allocate(capacity: config.fieldsMax)
+    slices = mapZeroed(gatherMax)
+    idleHeads = mapZeroed(board.capacity)
+    idleCounts = mapZeroed(board.capacity)
+    budget = RetryBudget(percent: config.retryPercent, burst: config.retryBurst)
+    self.io = io
+    self.io.armWake(token: Token(.wake, slot: 0, generation: 0))
+  }
+
+  /// Draining (or stopped) and nothing is left to finish.
+  package var isFinished: Bool { stopped || (draining && connections.used == 0 && accepting == 0) }
+
+  package var leaks: WorkerLeaks {
+    WorkerLeaks(
+      connections: connections.used, exchanges: exchanges.used, segments: segments.used, blocks: blocks.used,
+      buffersOut: io.bufferCount - io.buffersFree)
+  }
+
+  /// One turn: wait, handle every completion, decide, keep time.
+  package mutating func turn() {
+    io.submitAndWait(until: nextWake)
+    counters.worker.pointee.turns &+= 1
+    while let completion = io.next() {
+      counters.worker.pointee.completions &+= 1
+      handle(completion)
+    }
+    dispatchReady()
+    if waiting.head != noSlot { serveWaiting() }
+    while let slot = wheel.expired(now: io.now) { deadlinePassed(slot) }
+    // A deadline may have freed a replica or begun a retry.
+    dispatchReady()
+    if starvedHead != noSlot { feedStarved() }
+    if acceptAgainAt != 0 && io.now >= acceptAgainAt { acceptAgain() }
+    setGauges()
+  }
+
+  private var nextWake: UInt64 {
+    var at = wheel.nextWake
+    // Another worker's release is not announced: look again in a millisecond.
+    if waiting.head != noSlot { at = min(at, io.now + 1_000_000) }
+    if starvedHead != noSlot { at = min(at, io.now + 1_000_000) }
+    if acceptAgainAt != 0 { at = min(at, acceptAgainAt) }
+    return at
+  }
+
+  private mutating func setGauges() {
+    counters.worker.pointee.connectionsOpen = UInt64(downstreams)
+    counters.worker.pointee.upstreamsOpen = UInt64(upstreams)
+    counters.worker.pointee.upstreamsParked = UInt64(parked)
+    counters.worker.pointee.buffersFree = UInt64(io.buffersFree)
+    counters.worker.pointee.blocksUsed = UInt64(blocks.used)
+    counters.worker.pointee.queuedNow = UInt64(waiting.count)
+  }
+
+  @inline(__always)
+  private mutating func handle(_ completion: Completion) {
+    let token = completion.token
+    switch token.operation {
+    case .accept: accepted(completion)
+    case .wake: woken()
+    case .connect, .receive, .send, .shutdown, .close, .cancel:
+      // Closing a descriptor that never had a slot.
+      guard token.slot != noSlot else { return }
+      let connection = connections[token.slot]
+      guard connection.pointee.generation == token.generation, connection.pointee.state != .free else {
+        preconditionFailure("a completion for a slot that was freed before the kernel let go of it")
+      }
+      switch token.operation {
+      case .receive: received(token.slot, completion)
+      case .send: sent(token.slot, completion.result)
+      case .connect: connected(token.slot, completion.result)
+      case .close: closed(token.slot)
+      case .cancel:
+        connection.pointee.flags.remove(.cancelling)
+        operationEnded(token.slot)
+      case .shutdown: operationEnded(token.slot)
+      case .accept, .wake: break
+      }
+    }
+  }
+
+  /// Another thread has set a command.
+  private mutating func woken() {
+    switch control.pointee.command.load(ordering: .acquiring) {
+    case 1: drain()
+    case 2: stopped = true
+    default: break
+    }
+    io.armWake(token: Token(.wake, slot: 0, generation: 0))
+  }
+}
+
+/// Exchanges in order, linked through their slots.
+struct ExchangeList: BitwiseCopyable {
+  private(set) var head = noSlot
+  private var tail = noSlot
+  private(set) var count = 0
+  @inline(__always)
+  init() {}
+
+  @inline(__always)
+  mutating func append(_ index: UInt32, in slots: UnsafeMutablePointer<Exchange>) {
+    slots[Int(index)].next = noSlot
+    slots[Int(index)].prev = tail
+    if tail == noSlot { head = index } else { slots[Int(tail)].next = index }
+    tail = index
+    count += 1
+  }
+
+  mutating func prepend(_ index: UInt32, in slots: UnsafeMutablePointer<Exchange>) {
+    slots[Int(index)].next = head
+    slots[Int(index)].prev = noSlot
+    if head == noSlot { tail = index } else { slots[Int(head)].prev = index }
+    head = index
+    count += 1
+  }
+
+  @inline(__always)
+  mutating func remove(_ index: UInt32, in slots: UnsafeMutablePointer<Exchange>) {
+    let next = slots[Int(index)].next
+    let prev = slots[Int(index)].prev
+    if prev == noSlot { head = next } else { slots[Int(prev)].next = next }
+    if next == noSlot { tail = prev } else { slots[Int(next)].prev = prev }
+    count -= 1
+  }
+}

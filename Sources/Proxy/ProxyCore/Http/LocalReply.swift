@@ -1,0 +1,135 @@
+// What the proxy answers itself: a status, a JSON body in the shape LLM clients already parse
+// ({"error": {"message", "type", "code"}}), and what to do about it.
+
+package enum LocalReply: BitwiseCopyable, Equatable {
+  case refused(Refusal)
+  /// The head did not come in time (RFC 9110 15.5.9).
+  case headTimeout
+  /// The request body stopped coming.
+  case bodyTimeout
+  case bodyTooLarge
+  case tooManyConnections
+  case outOfMemory
+  /// No replica is in the list, or none is ready.
+  case noReplica
+  /// Every ready replica refuses connections.
+  case allRefuse
+  case queueFull
+  case queueTimeout
+  /// The replica closed, or answered nonsense, before a response.
+  case replicaFailed
+  case replicaMalformed
+  /// No response head in time.
+  case replicaTimeout
+  /// The request's chunked body is malformed.
+  case bodyMalformed(Refusal)
+
+  package init(refusal: Refusal) { self = .refused(refusal) }
+
+  package var status: UInt16 {
+    switch self {
+    case .refused(let refusal), .bodyMalformed(let refusal): refusal.status
+    case .headTimeout, .bodyTimeout: 408
+    case .bodyTooLarge: 413
+    case .tooManyConnections, .outOfMemory, .noReplica, .allRefuse, .queueFull, .queueTimeout: 503
+    case .replicaFailed, .replicaMalformed: 502
+    case .replicaTimeout: 504
+    }
+  }
+
+  /// What a person or a client library reads. No quotes or backslashes: they go into JSON as they are.
+  package var message: StaticString {
+    switch self {
+    case .refused(let refusal), .bodyMalformed(let refusal): refusal.reason
+    case .headTimeout: "the request head did not arrive in time"
+    case .bodyTimeout: "the request body stopped arriving"
+    case .bodyTooLarge: "the request body is larger than --max-body-bytes allows"
+    case .tooManyConnections: "the proxy has as many connections as --max-connections allows; retry shortly"
+    case .outOfMemory: "the proxy has no room for a head this long now; retry shortly"
+    case .noReplica: "no replica is ready to serve this request; retry shortly"
+    case .allRefuse: "every replica refuses connections; retry shortly"
+    case .queueFull: "all replicas are at their limit and the queue is full; retry shortly"
+    case .queueTimeout: "no replica became free in time; retry shortly"
+    case .replicaFailed: "the replica closed the connection before it answered"
+    case .replicaMalformed: "the replica sent a malformed response"
+    case .replicaTimeout: "the replica did not answer in time"
+    }
+  }
+
+  private var type: StaticString {
+    switch status {
+    case 502: "bad_gateway"
+    case 503: "service_unavailable"
+    case 504: "gateway_timeout"
+    case 500...: "not_supported"
+    default: "invalid_request_error"
+    }
+  }
+
+  private var reasonPhrase: StaticString {
+    switch status {
+    case 400: "Bad Request"
+    case 408: "Request Timeout"
+    case 413: "Content Too Large"
+    case 414: "URI Too Long"
+    case 417: "Expectation Failed"
+    case 431: "Request Header Fields Too Large"
+    case 501: "Not Implemented"
+    case 502: "Bad Gateway"
+    case 503: "Service Unavailable"
+    case 504: "Gateway Timeout"
+    case 505: "HTTP Version Not Supported"
+    default: "Error"
+    }
+  }
+
+  /// Writes the whole response, at most 1,024 bytes, and returns its length. Always `Connection: close`. `headOnly`: the
+  /// request was HEAD, so there is no body (RFC 9110 9.3.2).
+  package func write(into out: UnsafeMutablePointer<UInt8>, capacity: Int, headOnly: Bool) -> Int {
+    precondition(capacity >= 1024, "a local reply needs a small block")
+    var writer = ReplyWriter(out: out)
+    // The body goes behind the head, whose length field must know its size: sizes are known from the parts.
+    let message = message
+    let type = type
+    let bodyCount = 46 + message.utf8CodeUnitCount + type.utf8CodeUnitCount
+    writer.put("HTTP/1.1 ")
+    writer.put(number: Int(status))
+    writer.put(" ")
+    writer.put(reasonPhrase)
+    writer.put("\r\nContent-Type: application/json\r\nContent-Length: ")
+    writer.put(number: bodyCount)
+    if status == 503 { writer.put("\r\nRetry-After: 1") }
+    writer.put("\r\nConnection: close\r\n\r\n")
+    if headOnly { return writer.count }
+    let head = writer.count
+    writer.put("{\"error\":{\"message\":\"")
+    writer.put(message)
+    writer.put("\",\"type\":\"")
+    writer.put(type)
+    writer.put("\",\"code\":")
+    writer.put(number: Int(status))
+    writer.put("}}\n")
+    precondition(writer.count - head == bodyCount, "the length of a local reply is miscounted")
+    return writer.count
+  }
+}
+
+private struct ReplyWriter: BitwiseCopyable {
+  let out: UnsafeMutablePointer<UInt8>
+  var count = 0
+
+  mutating func put(_ text: StaticString) {
+    UnsafeMutableRawPointer(out + count).copyMemory(from: text.utf8Start, byteCount: text.utf8CodeUnitCount)
+    count += text.utf8CodeUnitCount
+  }
+
+  mutating func put(number: Int) {
+    var divisor = 1
+    while number / divisor >= 10 { divisor *= 10 }
+    while divisor > 0 {
+      out[count] = 0x30 + UInt8(number / divisor % 10)
+      count += 1
+      divisor /= 10
+    }
+  }
+}

@@ -1,0 +1,117 @@
+// Private memory for what outlives a lent buffer: partial heads, rewritten heads kept for a retry, local replies.
+// Three sizes, each a fixed number of blocks, claimed LIFO so that a busy proxy keeps touching the same few.
+//
+//   small   2 KiB  a usual head with its small body
+//   medium 16 KiB  long cookies, long prompts in headers
+//   large   head limit + what rewriting may add, rounded up to pages
+
+/// Names a block: size class in the two high bits, index below.
+package struct BlockRef: BitwiseCopyable, Equatable {
+  package var raw: UInt32
+  @inline(__always)
+  package init(raw: UInt32) { self.raw = raw }
+  package static var none: BlockRef {
+    @inline(__always) get { BlockRef(raw: .max) }
+  }
+  @inline(__always)
+  var sizeClass: UInt32 { raw >> 30 }
+  @inline(__always)
+  var index: Int { Int(raw & 0x3FFF_FFFF) }
+}
+
+package struct BlockPool: ~Copyable {
+  package static let smallBytes = 2048
+  package static let mediumBytes = 16384
+
+  private var small: FixedBlocks
+  private var medium: FixedBlocks
+  private var large: FixedBlocks
+
+  package init(small: Int, medium: Int, large: Int, largeBytes: Int) {
+    self.small = FixedBlocks(count: small, bytes: BlockPool.smallBytes)
+    self.medium = FixedBlocks(count: medium, bytes: BlockPool.mediumBytes)
+    self.large = FixedBlocks(count: large, bytes: largeBytes)
+  }
+
+  /// Blocks claimed now, for the leak check of tests and for metrics.
+  package var used: Int { small.used + medium.used + large.used }
+  package var largestBlock: Int { large.bytes }
+
+  /// The smallest free block with room for `bytes`; a larger one when its size has run out; nil when none is left.
+  @inline(__always)
+  package mutating func claim(atLeast bytes: Int) -> BlockRef? {
+    if bytes <= BlockPool.smallBytes, let index = small.claim() { return BlockRef(raw: index) }
+    return claimLarger(bytes)
+  }
+
+  private mutating func claimLarger(_ bytes: Int) -> BlockRef? {
+    if bytes <= BlockPool.mediumBytes, let index = medium.claim() { return BlockRef(raw: 1 << 30 | index) }
+    if bytes <= large.bytes, let index = large.claim() { return BlockRef(raw: 2 << 30 | index) }
+    return nil
+  }
+
+  @inline(__always)
+  package mutating func release(_ block: BlockRef) {
+    switch block.sizeClass {
+    case 0: small.release(block.index)
+    case 1: medium.release(block.index)
+    case 2: large.release(block.index)
+    default: preconditionFailure("released no block")
+    }
+  }
+
+  @inline(__always)
+  package func capacity(of block: BlockRef) -> Int {
+    switch block.sizeClass {
+    case 0: BlockPool.smallBytes
+    case 1: BlockPool.mediumBytes
+    default: large.bytes
+    }
+  }
+
+  @inline(__always)
+  package func bytes(of block: BlockRef) -> UnsafeMutablePointer<UInt8> {
+    switch block.sizeClass {
+    case 0: small.base + block.index * BlockPool.smallBytes
+    case 1: medium.base + block.index * BlockPool.mediumBytes
+    default: large.base + block.index * large.bytes
+    }
+  }
+}
+
+/// Blocks of one size. The free list is an array of indices, so a free block's memory is not touched.
+private struct FixedBlocks: ~Copyable {
+  let base: UnsafeMutablePointer<UInt8>
+  let free: UnsafeMutablePointer<UInt32>
+  let bytes: Int
+  let count: Int
+  var freeCount = 0
+  var highWater = 0
+
+  init(count: Int, bytes: Int) {
+    self.count = count
+    self.bytes = bytes
+    base = mapZeroed(count * bytes)
+    free = mapZeroed(count)
+  }
+
+  var used: Int { highWater - freeCount }
+
+  @inline(__always)
+  mutating func claim() -> UInt32? {
+    if freeCount > 0 {
+      freeCount -= 1
+      return free[freeCount]
+    }
+    guard highWater < count else { return nil }
+    highWater += 1
+    return UInt32(highWater - 1)
+  }
+
+  @inline(__always)
+  mutating func release(_ index: Int) {
+    precondition(index < highWater && freeCount < highWater, "released a block that was not claimed")
+    free[freeCount] = UInt32(index)
+    freeCount += 1
+  }
+}

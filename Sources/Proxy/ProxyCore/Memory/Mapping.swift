@@ -1,0 +1,13 @@
+// Memory taken once at start: anonymous mappings, zeroed, and touched by the kernel only when used. What a limit allows
+// costs address space; what is in use costs memory.
+
+import Glibc
+
+/// Zeroed room for `count` values that lives as long as the process. Traps when the address space is exhausted.
+/// Zero bytes must be a valid value of `T`.
+package func mapZeroed<T: ~Copyable>(_ count: Int, of type: T.Type = T.self) -> UnsafeMutablePointer<T> {
+  let bytes = max(1, count) * MemoryLayout<T>.stride
+  let memory = mmap(nil, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+  guard let memory, memory != MAP_FAILED else { preconditionFailure("mmap of a planned size failed") }
+  return memory.bindMemory(to: type, capacity: max(1, count))
+}

@@ -1,0 +1,286 @@
+// The process around the workers: limits raised, sockets bound, one thread per worker, signals, the end. Everything here
+// runs once or rarely and is ordinary Swift; the workers never come back into it.
+
+import Glibc
+import ProxyWire
+import Synchronization
+
+/// A start that failed: what, where, and what to do about it.
+package struct ServerError: Error {
+  package let message: String
+}
+
+package final class Server {
+  private let config: ProxyConfig
+  private let board: LoadBoard
+  private var threads: [WorkerThread] = []
+  private var listenSockets: [[Int32]] = []
+
+  package init(_ config: ProxyConfig) {
+    self.config = config
+    board = LoadBoard(capacity: config.maxReplicas)
+  }
+
+  /// Serves until a signal ends it. Returns the exit status.
+  package func run() throws(ServerError) -> Int32 {
+    let workers = config.workers == 0 ? max(1, Int(sysconf(Int32(_SC_NPROCESSORS_ONLN)))) : config.workers
+    var engine = EngineConfig(config)
+    let descriptors = raiseDescriptorLimit(wanted: 2 * config.maxConnections + 256 + 16 * workers)
+    engine.maxConnections = config.maxConnections
+    let plan = MemoryPlan(config: engine, buffers: config.buffers, bufferBytes: config.bufferSize)
+    if config.printPlan {
+      print(plan.text(workers: workers, descriptors: descriptors), terminator: "")
+      return 0
+    }
+    let features: RingFeatures
+    do { features = try RingProbe.run() } catch { throw ServerError(message: error.advice) }
+    blockSignals()
+    for replica in config.replicas { try admit(replica) }
+    for address in config.listen { try bind(address, workers: workers) }
+    var options = RingOptions()
+    options.completions = UInt32(plan.completions)
+    options.buffers = config.buffers
+    options.bufferBytes = config.bufferSize
+    options.batchWaitUs = UInt32(config.batchWaitNs / 1000)
+    for index in 0..<workers {
+      let thread = WorkerThread(
+        options: options, features: features, engine: engine, board: board, listeners: listenSockets.map { $0[index] })
+      try thread.start()
+      threads.append(thread)
+    }
+    log("ready workers=\(workers) replicas=\(config.replicas.count) \(features.summary)")
+    return waitForEnd()
+  }
+
+  // MARK: start
+
+  private func admit(_ option: ReplicaOption) throws(ServerError) {
+    guard let address = SocketAddress(option.endpoint) else {
+      throw ServerError(message: "--replica \(option.text): give an address; names are resolved by the resolver")
+    }
+    let index = board.count
+    board.admit(
+      index, at: address, weight: option.weight, maxInFlight: UInt32(option.maxInFlight ?? config.maxInFlight),
+      draining: false)
+  }
+
+  /// A listening socket per worker (SO_REUSEPORT), so that the kernel spreads connections without a lock between them.
+  private func bind(_ endpoint: Endpoint, workers: Int) throws(ServerError) {
+    guard var address = SocketAddress(endpoint) else {
+      throw ServerError(message: "--listen \(endpoint): give an address, not a name: 127.0.0.1:8080, :8080, [::]:8080")
+    }
+    var sockets: [Int32] = []
+    for _ in 0..<workers {
+      if address.family == AF_UNIX, let first = sockets.first {
+        sockets.append(first)
+        continue
+      }
+      if case .unix(let path) = endpoint { unlink(path) }
+      let fd = openListener(&address)
+      guard fd >= 0 else {
+        throw ServerError(
+          message: "--listen \(endpoint): \(String(cString: strerror(-fd))); choose another port, or stop what listens there")
+      }
+      sockets.append(fd)
+    }
+    listenSockets.append(sockets)
+    log("listening address=\(address.text)")
+  }
+
+  private func raiseDescriptorLimit(wanted: Int) -> Int {
+    var limit = rlimit()
+    getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+    if limit.rlim_cur < UInt(wanted) {
+      var raised = rlimit(rlim_cur: UInt(wanted), rlim_max: max(limit.rlim_max, UInt(wanted)))
+      if setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &raised) != 0 {
+        raised = rlimit(rlim_cur: min(limit.rlim_max, UInt(wanted)), rlim_max: limit.rlim_max)
+        setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &raised)
+      }
+      getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+    }
+    if limit.rlim_cur < UInt(wanted) {
+      log(
+        "descriptors limit=\(limit.rlim_cur) wanted=\(wanted) note=\"the hard limit (ulimit -Hn) allows about "
+          + "\((Int(limit.rlim_cur) - 256) / 2) streaming clients; beyond, clients get 503\"")
+    }
+    return Int(clamping: limit.rlim_cur)
+  }
+
+  // MARK: end
+
+  /// Signals are waited for, never handled: SIGUSR2 is a worker saying that it has finished.
+  private static let signals = [SIGTERM, SIGINT, SIGHUP, SIGUSR2]
+
+  private func signalSet() -> sigset_t {
+    var set = sigset_t()
+    sigemptyset(&set)
+    for signal in Server.signals { sigaddset(&set, signal) }
+    return set
+  }
+
+  private func blockSignals() {
+    var set = signalSet()
+    pthread_sigmask(SIG_BLOCK, &set, nil)
+    signal(SIGPIPE, SIG_IGN)
+  }
+
+  /// SIGTERM or SIGINT: stop accepting, finish what is in flight up to --drain-timeout. A second one ends at once.
+  private func waitForEnd() -> Int32 {
+    var set = signalSet()
+    var deadline: UInt64 = .max
+    while true {
+      let now = monotonicNanoseconds()
+      let left = deadline == .max ? 3600 * 1_000_000_000 : deadline > now ? deadline - now : 0
+      var timeout = timespec(tv_sec: Int(left / 1_000_000_000), tv_nsec: Int(left % 1_000_000_000))
+      switch sigtimedwait(&set, nil, &timeout) {
+      case SIGUSR2:
+        if threads.allSatisfy({ $0.isFinished }) {
+          log("stopped")
+          return 0
+        }
+      case SIGTERM where deadline != .max, SIGINT where deadline != .max:
+        log("second signal: ending at once")
+        return 1
+      case SIGTERM, SIGINT:
+        log("draining timeout_s=\(config.drainTimeoutNs / 1_000_000_000)")
+        deadline = now + config.drainTimeoutNs
+        for thread in threads { thread.command(1) }
+      case -1 where deadline != .max && monotonicNanoseconds() >= deadline:
+        log("drain timed out exchanges_cut=\(board.shared.pointee.exchanges.load(ordering: .relaxed))")
+        return 0
+      default: break
+      }
+    }
+  }
+}
+
+/// One line on standard error: `key=value`, for people and machines.
+package func log(_ line: String) {
+  var text = "sky-proxy: " + line + "\n"
+  text.withUTF8 { _ = write(2, $0.baseAddress, $0.count) }
+}
+
+/// A worker and the thread it lives on.
+private final class WorkerThread: @unchecked Sendable {
+  private let options: RingOptions
+  private let features: RingFeatures
+  private let engine: EngineConfig
+  private let board: LoadBoard
+  private let listeners: [Int32]
+  let counters: CounterSet
+  private let control: UnsafeMutablePointer<WorkerControl> = mapZeroed(1)
+  private let handle = WakeHandle()
+  private let done = Atomic<Bool>(false)
+  private let failure = Mutex<RingError?>(nil)
+  private let started = Atomic<Bool>(false)
+
+  init(
+    options: RingOptions, features: RingFeatures, engine: EngineConfig, board: LoadBoard, listeners: [Int32]
+  ) {
+    self.options = options
+    self.features = features
+    self.engine = engine
+    self.board = board
+    self.listeners = listeners
+    counters = CounterSet(replicas: board.capacity)
+  }
+
+  var isFinished: Bool { done.load(ordering: .acquiring) }
+
+  func start() throws(ServerError) {
+    var thread = pthread_t()
+    let code = pthread_create(
+      &thread, nil,
+      { context in
+        Unmanaged<WorkerThread>.fromOpaque(context!).takeRetainedValue().body()
+        return nil
+      }, Unmanaged.passRetained(self).toOpaque())
+    guard code == 0 else { throw ServerError(message: "cannot start a thread: \(String(cString: strerror(code)))") }
+    // The ring is made on its own thread; wait until that has worked or not.
+    while !started.load(ordering: .acquiring) { usleep(200) }
+    if let error = failure.withLock({ $0 }) { throw ServerError(message: error.advice) }
+  }
+
+  /// 1 = drain, 2 = stop.
+  func command(_ value: UInt32) {
+    control.pointee.command.store(value, ordering: .releasing)
+    handle.wake()
+  }
+
+  private func body() {
+    do {
+      let io = try UringIO(options, features: features, wakeFd: handle.fd)
+      var worker = Worker(io: io, config: engine, board: board, counters: counters, control: control, log: nil)
+      for fd in listeners { worker.listen(on: fd) }
+      started.store(true, ordering: .releasing)
+      while !worker.isFinished { worker.turn() }
+    } catch {
+      failure.withLock { $0 = error }
+      started.store(true, ordering: .releasing)
+    }
+    done.store(true, ordering: .releasing)
+    kill(getpid(), SIGUSR2)
+  }
+}
+
+extension EngineConfig {
+  /// The engine's part of the configuration.
+  package init(_ config: ProxyConfig) {
+    self.init()
+    maxConnections = config.maxConnections
+    queueSize = config.queueSize
+    queueTimeoutNs = config.queueTimeoutNs
+    headBytesMax = config.maxHeadBytes
+    targetBytesMax = config.maxTargetBytes
+    fieldsMax = config.maxFields
+    bodyBytesMax = UInt64(config.maxBodyBytes)
+    headTimeoutNs = config.headTimeoutNs
+    idleTimeoutNs = config.idleTimeoutNs
+    connectTimeoutNs = config.connectTimeoutNs
+    responseTimeoutNs = config.responseTimeoutNs
+    streamTimeoutNs = config.streamTimeoutNs
+    tunnelTimeoutNs = config.tunnelTimeoutNs
+    poolIdleNs = config.poolIdleTimeoutNs
+    poolSize = config.poolSize
+    halfCloseGraceNs = config.halfCloseGraceNs
+    halfCloseAnswers = config.clientHalfClose == .answer
+    maxAttempts = config.maxAttempts
+    retryPercent = UInt32(config.retryBudgetPercent)
+    retryBurst = UInt32(config.retryBurst)
+    ejection = EjectionRule(after: UInt32(config.ejectAfter), minNs: config.ejectMinNs, maxNs: config.ejectMaxNs)
+    policy = config.policy == .roundRobin ? .roundRobin : .leastLoad
+    streamWindow = UInt32(config.streamWindow)
+    forwarded =
+      switch config.forwarded {
+      case .append: .append
+      case .replace: .replace
+      case .off: .off
+      }
+    let name = Array(config.viaName.utf8)
+    let kept: UnsafeMutablePointer<UInt8> = mapZeroed(name.count + 1)
+    for (index, byte) in name.enumerated() { kept[index] = byte }
+    viaName = UnsafePointer(kept)
+    viaCount = name.count
+    addRequestId = config.requestId
+    logs = config.accessLog != .off
+  }
+}
+
+extension MemoryPlan {
+  /// What --print-plan says.
+  package func text(workers: Int, descriptors: Int) -> String {
+    func line(_ name: String, _ bytes: Int, _ note: String) -> String {
+      let mib = Double(bytes * 10 / 1_048_576) / 10
+      return "  " + name + String(repeating: " ", count: max(1, 14 - name.count)) + "\(mib) MiB" + "  " + note + "\n"
+    }
+    return "memory one worker may use at most (address space is taken at once, memory as it is touched):\n"
+      + line("slots", slotBytes, "\(connections) connections, \(exchanges) exchanges, \(segments) segments")
+      + line(
+        "blocks", blockBytes,
+        "\(smallBlocks) of \(BlockPool.smallBytes), \(mediumBlocks) of \(BlockPool.mediumBytes), \(largeBlocks) of \(largeBlockBytes) bytes"
+      ) + line("buffers", bufferPoolBytes, "\(buffers) lent buffers of \(bufferBytes) bytes")
+      + line("ring", completions * 16, "\(completions) completions")
+      + line("total", totalBytes, "× \(workers) workers = \(totalBytes * workers / 1_048_576) MiB")
+      + "file descriptors: \(descriptors)\n"
+  }
+}

@@ -1,0 +1,422 @@
+// The replicas as all workers see them: who may be picked, what each carries now, where it is. One board per process,
+// shared by every worker without locks; the admin thread alone writes membership.
+//
+// Each replica has an index that stays its own from the snapshot that brings it until it has left and its last
+// exchange has ended. The pick scans two dense arrays (gates and counts), sixteen replicas a step.
+
+import Synchronization
+
+/// What keeps a replica from being picked; no bit set = it may be.
+package struct Gate {
+  /// No replica has this index.
+  package static let absent: UInt32 = 1 << 31
+  /// Gets no new exchanges, finishes the ones it has.
+  package static let draining: UInt32 = 1 << 30
+  /// Failed too often; one canary at a time finds out whether it is back.
+  package static let ejected: UInt32 = 1 << 29
+}
+
+/// A count owed to a replica: released exactly once by whatever ends the exchange (DESIGN rule 6).
+package struct Lease: BitwiseCopyable {
+  package var replica: UInt32
+  package var generation: UInt32
+  package static var none: Lease {
+    @inline(__always) get { Lease(replica: noSlot, generation: 0) }
+  }
+  @inline(__always)
+  package var isHeld: Bool { replica != noSlot }
+}
+
+/// Health of one replica as the traffic itself shows it. Written by workers, all fields atomic.
+package struct ReplicaHealth: ~Copyable {
+  /// Failures before a response head since the last success.
+  package let consecutiveFailures = Atomic<UInt32>(0)
+  /// Ejections in a row: the back-off doubles with each.
+  package let ejections = Atomic<UInt32>(0)
+  /// 1 while a canary is out.
+  package let canary = Atomic<UInt32>(0)
+  /// Nanoseconds of the monotonic clock: no canary before this.
+  package let retryAt = Atomic<UInt64>(0)
+  /// When it last failed, same clock.
+  package let failedAt = Atomic<UInt64>(0)
+}
+
+/// Which replica an index stands for. Written, with its address, before the gate opens; unchanged until it is free.
+package struct ReplicaPlace: BitwiseCopyable {
+  /// Changes each time the index is given to another replica; leases and parked connections carry it.
+  package var generation: UInt32
+}
+
+/// Limits of ejection, from the configuration.
+package struct EjectionRule: BitwiseCopyable {
+  /// Consecutive failures that eject; refused connections do so at once.
+  package var after: UInt32
+  package var minNs: UInt64
+  package var maxNs: UInt64
+  package init(after: UInt32 = 3, minNs: UInt64 = 250_000_000, maxNs: UInt64 = 8_000_000_000) {
+    self.after = after
+    self.minNs = minNs
+    self.maxNs = maxNs
+  }
+}
+
+package struct LoadBoard: BitwiseCopyable {
+  package let capacity: Int
+  // Dense arrays, padded to a multiple of 16 entries for the scan.
+  package let inFlight: UnsafeMutablePointer<Atomic<UInt32>>
+  package let gates: UnsafeMutablePointer<Atomic<UInt32>>
+  /// 256 ÷ weight, at least 1: in-flight × scale orders replicas by in-flight ÷ weight.
+  package let scales: UnsafeMutablePointer<UInt32>
+  /// Exchanges a replica may have at once; UInt32.max = no limit.
+  package let limits: UnsafeMutablePointer<UInt32>
+  package let places: UnsafeMutablePointer<ReplicaPlace>
+  package let addresses: UnsafeMutablePointer<SocketAddress>
+  package let health: UnsafeMutablePointer<ReplicaHealth>
+  package let shared: UnsafeMutablePointer<BoardShared>
+
+  package init(capacity requested: Int) {
+    capacity = (max(1, requested) + 15) & ~15
+    inFlight = mapZeroed(capacity)
+    gates = mapZeroed(capacity)
+    scales = mapZeroed(capacity)
+    limits = mapZeroed(capacity)
+    places = mapZeroed(capacity)
+    addresses = mapZeroed(capacity)
+    health = mapZeroed(capacity)
+    shared = mapZeroed(1)
+    for index in 0..<capacity {
+      gates[index].store(Gate.absent, ordering: .relaxed)
+      scales[index] = 256
+      limits[index] = .max
+    }
+  }
+
+  /// Indices below this may be in use; the scan stops here.
+  @inline(__always)
+  package var count: Int { Int(shared.pointee.count.load(ordering: .acquiring)) }
+}
+
+/// Counts of the whole process.
+package struct BoardShared: ~Copyable {
+  package let count = Atomic<UInt32>(0)
+  /// Replicas whose ejected bit is set: 0 spares the pick a look for canaries.
+  package let ejectedReplicas = Atomic<UInt32>(0)
+  /// Client connections open now, over all workers.
+  package let connections = Atomic<UInt32>(0)
+  /// Exchanges open now, counted apart from the leases so that the two can be compared.
+  package let exchanges = Atomic<Int64>(0)
+  /// Requests waiting for a replica.
+  package let queued = Atomic<UInt32>(0)
+  /// Version of the snapshot in force.
+  package let version = Atomic<UInt64>(0)
+  /// Bumped when something happened that GET /v1/reports should tell at once.
+  package let news = Atomic<UInt64>(0)
+}
+
+// MARK: - Picking
+
+package enum Picked: BitwiseCopyable {
+  case replica(UInt32)
+  /// Replicas could serve but each has all the exchanges it may have: wait.
+  case full
+  /// Every ready replica has been ejected: they refuse.
+  case ejected
+  /// No replica is ready at all.
+  case empty
+}
+
+/// The replicas an exchange has failed on.
+package struct Tried: BitwiseCopyable {
+  private var a = noSlot
+  private var b = noSlot
+  private var c = noSlot
+  private var d = noSlot
+  package init() {}
+  @inline(__always)
+  package var isEmpty: Bool { a == noSlot }
+  @inline(__always)
+  package func contains(_ replica: UInt32) -> Bool { a == replica || b == replica || c == replica || d == replica }
+  package mutating func add(_ replica: UInt32) {
+    d = c
+    c = b
+    b = a
+    a = replica
+  }
+}
+
+package enum Policy: UInt8, BitwiseCopyable {
+  /// Least in-flight ÷ weight; ties go round.
+  case leastLoad
+  /// The next one each time.
+  case roundRobin
+}
+
+extension LoadBoard {
+  /// Keys at or above this are not pickable: the gate bits lie there.
+  @inline(__always)
+  private static var shut: UInt32 { Gate.ejected }
+
+  /// Chooses a replica and takes one exchange on it. `cursor` is the caller's own and makes ties go round. Exact: the
+  /// count is taken in the same step as the choice is confirmed, so a limit is never exceeded by racing workers.
+  @inline(__always)
+  package func pick(_ policy: Policy, cursor: inout UInt32, tried: Tried, now: UInt64, rule: EjectionRule) -> Picked {
+    let count = self.count
+    if shared.pointee.ejectedReplicas.load(ordering: .relaxed) != 0, let canary = canary(tried, now, count, every: false)
+    {
+      return .replica(canary)
+    }
+    if tried.isEmpty && policy == .leastLoad {
+      var attempts = 0
+      while attempts < 4 {
+        let (best, key) = scan(count, from: Int(cursor))
+        guard key < LoadBoard.shut else { break }
+        if take(best) {
+          cursor = best &+ 1
+          return .replica(best)
+        }
+        attempts += 1
+      }
+    }
+    return pickSlowly(policy, cursor: &cursor, tried, now, count)
+  }
+
+  /// The rare cases: round robin, a retry that must avoid the tried replicas, nobody below its limit.
+  private func pickSlowly(_ policy: Policy, cursor: inout UInt32, _ tried: Tried, _ now: UInt64, _ count: Int) -> Picked {
+    var sawFull = false
+    var sawEjected = false
+    var best = noSlot
+    var bestKey = UInt32.max
+    var step = 0
+    let start = count == 0 ? 0 : Int(cursor) % count
+    while step < count {
+      let index = start + step < count ? start + step : start + step - count
+      step += 1
+      let gate = gates[index].load(ordering: .acquiring)
+      if gate != 0 {
+        if gate == Gate.ejected { sawEjected = true }
+        continue
+      }
+      if tried.contains(UInt32(index)) { continue }
+      let load = inFlight[index].load(ordering: .relaxed)
+      if load >= limits[index] {
+        sawFull = true
+        continue
+      }
+      let key = policy == .roundRobin ? 0 : min(load, 8191) &* scales[index]
+      if key < bestKey {
+        bestKey = key
+        best = UInt32(index)
+        if policy == .roundRobin { break }
+      }
+    }
+    if best != noSlot {
+      if take(best) {
+        cursor = best &+ 1
+        return .replica(best)
+      }
+      return .full
+    }
+    if sawFull { return .full }
+    if sawEjected {
+      if let canary = canary(tried, now, count, every: true) { return .replica(canary) }
+      return .ejected
+    }
+    return .empty
+  }
+
+  /// The index with the least key, scanning sixteen at a time and starting at `from` so that ties go round.
+  @inline(__always)
+  private func scan(_ count: Int, from: Int) -> (UInt32, UInt32) {
+    let blocks = (count + 15) >> 4
+    guard blocks > 0 else { return (noSlot, .max) }
+    let start = from < count ? from : 0
+    let firstBlock = start >> 4
+    let firstLane = UInt32(start & 15)
+    let lanes = SIMD16<UInt32>(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+    var bestIndex = noSlot
+    var bestKey = UInt32.max
+    var visit = 0
+    var block = firstBlock
+    while visit <= blocks {
+      // Plain vector loads of words that others change atomically: an aligned 32-bit word does not tear, and the
+      // choice is confirmed by take().
+      let loads = UnsafeRawPointer(inFlight + block << 4).load(as: SIMD16<UInt32>.self)
+      let shut = UnsafeRawPointer(gates + block << 4).load(as: SIMD16<UInt32>.self)
+      let caps = UnsafeRawPointer(limits + block << 4).load(as: SIMD16<UInt32>.self)
+      let scale = UnsafeRawPointer(scales + block << 4).load(as: SIMD16<UInt32>.self)
+      let clamped = loads.replacing(with: 8191, where: loads .> 8191)
+      var keys = (clamped &* scale) | shut
+      keys.replace(with: .max, where: loads .>= caps)
+      if visit == 0 { keys.replace(with: .max, where: lanes .< firstLane) }
+      if visit == blocks { keys.replace(with: .max, where: lanes .>= firstLane) }
+      let least = keys.min()
+      if least < bestKey {
+        bestKey = least
+        var lane = 0
+        while keys[lane] != least { lane += 1 }
+        bestIndex = UInt32(block << 4 + lane)
+        if least == 0 { break }
+      }
+      visit += 1
+      block = block + 1 == blocks ? 0 : block + 1
+    }
+    return (bestIndex, bestKey)
+  }
+
+  /// Counts one exchange on a replica unless that would exceed its limit or its gate has shut meanwhile.
+  @inline(__always)
+  private func take(_ index: UInt32) -> Bool {
+    let before = inFlight[Int(index)].wrappingAdd(1, ordering: .acquiringAndReleasing).oldValue
+    if before < limits[Int(index)] && gates[Int(index)].load(ordering: .acquiring) == 0 { return true }
+    inFlight[Int(index)].wrappingSubtract(1, ordering: .releasing)
+    return false
+  }
+
+  @inline(__always)
+  package func lease(_ replica: UInt32) -> Lease {
+    Lease(replica: replica, generation: places[Int(replica)].generation)
+  }
+
+  /// Gives the count back and leaves the lease empty, so that a second release does nothing.
+  @inline(__always)
+  package func release(_ lease: inout Lease) {
+    guard lease.isHeld else { return }
+    let before = inFlight[Int(lease.replica)].wrappingSubtract(1, ordering: .acquiringAndReleasing).oldValue
+    precondition(before > 0, "a lease was released twice")
+    // A draining replica that has just finished is news for whoever waits to stop it.
+    if before == 1 && gates[Int(lease.replica)].load(ordering: .relaxed) & (Gate.draining | Gate.absent) != 0 {
+      shared.pointee.news.wrappingAdd(1, ordering: .relaxed)
+    }
+    lease = .none
+  }
+}
+
+// MARK: - Ejection
+
+extension LoadBoard {
+  /// An ejected replica whose back-off is over and that has no canary out: the caller's exchange becomes the canary.
+  /// `every`: all ready replicas are ejected, so ten tries a second to each are better than waiting out the back-off.
+  private func canary(_ tried: Tried, _ now: UInt64, _ count: Int, every: Bool) -> UInt32? {
+    var index = 0
+    while index < count {
+      let candidate = index
+      index += 1
+      guard gates[candidate].load(ordering: .relaxed) == Gate.ejected, !tried.contains(UInt32(candidate)) else { continue }
+      let due =
+        every
+        ? health[candidate].failedAt.load(ordering: .relaxed) &+ 100_000_000
+        : health[candidate].retryAt.load(ordering: .relaxed)
+      guard now >= due else { continue }
+      guard health[candidate].canary.compareExchange(expected: 0, desired: 1, ordering: .relaxed).exchanged else { continue }
+      inFlight[candidate].wrappingAdd(1, ordering: .acquiringAndReleasing)
+      return UInt32(candidate)
+    }
+    return nil
+  }
+
+  /// The replica began to answer: it is well.
+  @inline(__always)
+  package func succeeded(_ lease: Lease) {
+    let health = health + Int(lease.replica)
+    if health.pointee.consecutiveFailures.load(ordering: .relaxed) != 0 {
+      health.pointee.consecutiveFailures.store(0, ordering: .relaxed)
+    }
+    if gates[Int(lease.replica)].load(ordering: .relaxed) & Gate.ejected != 0 { restore(Int(lease.replica)) }
+  }
+
+  /// An exchange ended without showing anything about the replica (the client left): another canary may go.
+  @inline(__always)
+  package func undecided(_ lease: Lease) {
+    if health[Int(lease.replica)].canary.load(ordering: .relaxed) != 0 {
+      health[Int(lease.replica)].canary.store(0, ordering: .relaxed)
+    }
+  }
+
+  /// The replica failed before the head of a response. `refused`: it did not even take the connection.
+  package func failed(_ lease: Lease, refused: Bool, now: UInt64, rule: EjectionRule) {
+    let index = Int(lease.replica)
+    let health = health + index
+    let failures = health.pointee.consecutiveFailures.wrappingAdd(1, ordering: .relaxed).newValue
+    health.pointee.failedAt.store(now, ordering: .relaxed)
+    let gate = gates[index].load(ordering: .relaxed)
+    if gate & Gate.ejected != 0 {
+      // Only the canary's own failure lengthens the back-off, not stragglers sent before the ejection.
+      guard health.pointee.canary.exchange(0, ordering: .relaxed) != 0 else { return }
+      backOff(index, now, rule)
+    } else if gate == 0 && (refused || (failures >= rule.after && others(than: index))) {
+      if gates[index].compareExchange(expected: 0, desired: Gate.ejected, ordering: .acquiringAndReleasing).exchanged {
+        shared.pointee.ejectedReplicas.wrappingAdd(1, ordering: .relaxed)
+        backOff(index, now, rule)
+      }
+    }
+    shared.pointee.news.wrappingAdd(1, ordering: .relaxed)
+  }
+
+  private func backOff(_ index: Int, _ now: UInt64, _ rule: EjectionRule) {
+    let round = min(health[index].ejections.wrappingAdd(1, ordering: .relaxed).oldValue, 20)
+    health[index].retryAt.store(now &+ min(rule.maxNs, rule.minNs << UInt64(round)), ordering: .relaxed)
+  }
+
+  /// Whether another replica could take the traffic: the last one standing is not ejected for answering badly.
+  private func others(than index: Int) -> Bool {
+    var other = 0
+    let count = self.count
+    while other < count {
+      if other != index && gates[other].load(ordering: .relaxed) == 0 { return true }
+      other += 1
+    }
+    return false
+  }
+
+  private func restore(_ index: Int) {
+    let before = gates[index].bitwiseAnd(~Gate.ejected, ordering: .acquiringAndReleasing).oldValue
+    guard before & Gate.ejected != 0 else { return }
+    health[index].canary.store(0, ordering: .relaxed)
+    health[index].ejections.store(0, ordering: .relaxed)
+    shared.pointee.ejectedReplicas.wrappingSubtract(1, ordering: .relaxed)
+    shared.pointee.news.wrappingAdd(1, ordering: .relaxed)
+  }
+}
+
+// MARK: - Membership (the admin thread only)
+
+extension LoadBoard {
+  /// Fills a free index with a replica and opens it. The index must be absent and carry nothing.
+  package func admit(
+    _ index: Int, at address: SocketAddress, weight: Double, maxInFlight: UInt32, draining: Bool
+  ) {
+    precondition(isFree(index), "a replica index was given away while in use")
+    addresses[index] = address
+    places[index].generation &+= 1
+    health[index].consecutiveFailures.store(0, ordering: .relaxed)
+    health[index].ejections.store(0, ordering: .relaxed)
+    health[index].canary.store(0, ordering: .relaxed)
+    adjust(index, weight: weight, maxInFlight: maxInFlight)
+    gates[index].store(draining ? Gate.draining : 0, ordering: .releasing)
+    if index >= count { shared.pointee.count.store(UInt32(index + 1), ordering: .releasing) }
+  }
+
+  /// Changes weight and limit in place; the exchanges it has are untouched. `maxInFlight` 0 = no limit.
+  package func adjust(_ index: Int, weight: Double, maxInFlight: UInt32) {
+    scales[index] = UInt32(min(65535, max(1, (256 / weight).rounded())))
+    limits[index] = maxInFlight == 0 ? .max : maxInFlight
+  }
+
+  package func setDraining(_ index: Int, _ draining: Bool) {
+    if draining {
+      gates[index].bitwiseOr(Gate.draining, ordering: .acquiringAndReleasing)
+    } else {
+      gates[index].bitwiseAnd(~Gate.draining, ordering: .acquiringAndReleasing)
+    }
+  }
+
+  /// The replica has left: nothing new goes to it; the index is free once its last exchange has ended.
+  package func remove(_ index: Int) {
+    let before = gates[index].exchange(Gate.absent, ordering: .acquiringAndReleasing)
+    if before & Gate.ejected != 0 { shared.pointee.ejectedReplicas.wrappingSubtract(1, ordering: .relaxed) }
+  }
+
+  package func isFree(_ index: Int) -> Bool {
+    gates[index].load(ordering: .acquiring) & Gate.absent != 0 && inFlight[index].load(ordering: .acquiring) == 0
+  }
+}
