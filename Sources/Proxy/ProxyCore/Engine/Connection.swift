@@ -152,6 +152,8 @@ package struct Exchange: TableSlot {
   package var requestFraming = BodyFraming.none
   package var responseFraming = BodyFraming.none
   package var status: UInt16 = 0
+  /// What the client is told if no other attempt can be made.
+  package var failure = LocalReply.noReplica
   package var tried = Tried()
   /// Bytes of a length-framed body still to come.
   package var requestLeft: UInt64 = 0

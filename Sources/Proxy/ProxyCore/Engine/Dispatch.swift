@@ -163,13 +163,11 @@ extension Worker where IO: ~Copyable {
       assign(index, replica)
     case .full:
       wait(index, inFront: requeueInFront)
-    case .ejected:
+    case .ejected, .empty:
       counters.worker.pointee.noReplica &+= 1
-      finishLocally(index, .allRefuse)
-    case .empty:
-      // Replicas that this request has failed on may still stand: say what happened, not that there are none.
-      counters.worker.pointee.noReplica &+= 1
-      finishLocally(index, exchange.pointee.tried.isEmpty ? .noReplica : .allRefuse)
+      // After a failed attempt: say what happened then, not that there is nobody.
+      let answer: LocalReply = board.hasReplicas ? .allRefuse : .noReplica
+      finishLocally(index, exchange.pointee.attempts > 0 ? exchange.pointee.failure : answer)
     }
   }
 
@@ -320,14 +318,14 @@ extension Worker where IO: ~Copyable {
       counters.worker.pointee.retriesDenied &+= 1
       again = false
     }
+    exchange.pointee.failure =
+      switch stage {
+      case .connect: .allRefuse
+      case .malformed: .replicaMalformed
+      case .send, .head, .body: timedOut ? .replicaTimeout : .replicaFailed
+      }
     guard again else {
-      let answer: LocalReply =
-        switch stage {
-        case .connect: .allRefuse
-        case .malformed: .replicaMalformed
-        case .send, .head, .body: timedOut ? .replicaTimeout : .replicaFailed
-        }
-      finishLocally(index, answer)
+      finishLocally(index, exchange.pointee.failure)
       return
     }
     counters.worker.pointee.retries &+= 1

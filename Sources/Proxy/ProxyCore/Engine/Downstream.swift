@@ -151,7 +151,10 @@ extension Worker where IO: ~Copyable {
       let read = exchange.pointee.flags.contains(.requestRead)
       // A FIN with the end of the request, or so soon after it that it was under way, is a client that has said all it
       // wants to say; a later one is a client that has gone (it cannot be told from close()).
-      let soon = io.now &- exchange.pointee.requestReadAt <= config.halfCloseGraceNs
+      // One that has had part of its response has seen that we are not waiting for its FIN.
+      let soon =
+        io.now &- exchange.pointee.requestReadAt <= config.halfCloseGraceNs
+        && !exchange.pointee.flags.contains(.headSent)
       let mayComplete = !read && !connection.pointee.input.isEmpty
       if (read && (soon || config.halfCloseAnswers)) || mayComplete { return }
       clientGone(slot)

@@ -10,6 +10,7 @@ func authorityHostEnd(_ bytes: UnsafePointer<UInt8>, _ count: Int) -> Int? {
     guard let end = literalEnd(bytes, count) else { return nil }
     index = end
   } else {
+    index = skipPlainName(bytes, 0, count)
     while index < count {
       let byte = bytes[index]
       if AsciiSet.registeredName.contains(byte) {

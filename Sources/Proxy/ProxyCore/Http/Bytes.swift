@@ -87,25 +87,31 @@ func loadSixteen(_ bytes: UnsafePointer<UInt8>, _ index: Int) -> SIMD16<UInt8> {
   UnsafeRawPointer(bytes + index).loadUnaligned(as: SIMD16<UInt8>.self)
 }
 
-/// The first lane that is set, 16 if none is: the mask's lanes are 0x00 or 0xFF, so its two words say it.
+/// Spelt out in every comparison: with a scalar on one side the compiler falls back to generic code, lane by lane.
 @inline(__always)
-func firstLane(_ mask: SIMDMask<SIMD16<Int8>>) -> Int {
-  let words = unsafeBitCast(mask, to: SIMD2<UInt64>.self)
-  if words[0] != 0 { return words[0].trailingZeroBitCount &>> 3 }
-  if words[1] != 0 { return 8 &+ words[1].trailingZeroBitCount &>> 3 }
-  return 16
+private func all(_ byte: UInt8) -> SIMD16<UInt8> { SIMD16<UInt8>(repeating: byte) }
+
+/// Four bits for each lane that is set, lane 0 lowest; 0: none is. (Lanes are 0x00 or 0xFF; two of them shifted right by
+/// four as one leave a byte with a half of each.)
+@inline(__always)
+private func laneBits(_ mask: SIMDMask<SIMD16<Int8>>) -> UInt64 {
+  let pairs = unsafeBitCast(mask, to: SIMD8<UInt16>.self) &>> SIMD8<UInt16>(repeating: 4)
+  return unsafeBitCast(SIMD8<UInt8>(truncatingIfNeeded: pairs), to: UInt64.self)
 }
+
+@inline(__always)
+private func firstLane(_ bits: UInt64) -> Int { bits.trailingZeroBitCount &>> 2 }
 
 /// Index of the first octet in `index..<end` that no field value may hold (a line's CR among them), or `end`.
 @inline(__always)
 func endOfText(_ bytes: UnsafePointer<UInt8>, _ index: Int, _ end: Int) -> Int {
   var index = index
-  while end &- index >= 16 {
+  let lastBlock = end &- 16
+  while index <= lastBlock {
     let block = loadSixteen(bytes, index)
-    let stop = ((block .< 0x20) .& (block .!= Ascii.tab)) .| (block .== Ascii.delete)
-    let lane = firstLane(stop)
-    index &+= lane
-    if lane < 16 { return index }
+    let stops = laneBits(((block .< all(0x20)) .& (block .!= all(Ascii.tab))) .| (block .== all(Ascii.delete)))
+    if stops != 0 { return index &+ firstLane(stops) }
+    index &+= 16
   }
   while index < end, isText(bytes[index]) { index &+= 1 }
   return index
@@ -115,13 +121,32 @@ func endOfText(_ bytes: UnsafePointer<UInt8>, _ index: Int, _ end: Int) -> Int {
 @inline(__always)
 func endOfTarget(_ bytes: UnsafePointer<UInt8>, _ index: Int, _ end: Int) -> Int {
   var index = index
-  while end &- index >= 16 {
+  let lastBlock = end &- 16
+  while index <= lastBlock {
     let block = loadSixteen(bytes, index)
-    let lane = firstLane((block .<= 0x20) .| (block .== Ascii.delete))
-    index &+= lane
-    if lane < 16 { return index }
+    let stops = laneBits((block .<= all(0x20)) .| (block .== all(Ascii.delete)))
+    if stops != 0 { return index &+ firstLane(stops) }
+    index &+= 16
   }
   while index < end, bytes[index] > 0x20, bytes[index] != Ascii.delete { index &+= 1 }
+  return index
+}
+
+/// Skips letters, digits, "-" and "." from `index` on, whole blocks at a time: where it stops, at the first other octet
+/// or with less than a block left before `end`, an exact check goes on.
+@inline(__always)
+func skipPlainName(_ bytes: UnsafePointer<UInt8>, _ index: Int, _ end: Int) -> Int {
+  var index = index
+  let lastBlock = end &- 16
+  while index <= lastBlock {
+    let block = loadSixteen(bytes, index)
+    let notLetter = ((block | all(0x20)) &- all(0x61)) .>= all(26)
+    // 0x2D...0x39 are "-", ".", "/" and the digits.
+    let notDigit = (block &- all(0x2D)) .>= all(13)
+    let stops = laneBits((notLetter .& notDigit) .| (block .== all(Ascii.slash)))
+    if stops != 0 { return index &+ firstLane(stops) }
+    index &+= 16
+  }
   return index
 }
 
@@ -129,14 +154,19 @@ func endOfTarget(_ bytes: UnsafePointer<UInt8>, _ index: Int, _ end: Int) -> Int
 @inline(__always)
 func endOfToken(_ bytes: UnsafePointer<UInt8>, _ index: Int, _ end: Int) -> Int {
   var index = index
-  while end &- index >= 16 {
+  let lastBlock = end &- 16
+  while index <= lastBlock {
     // Letters, digits and "-" are what names are made of; anything else is left to the exact set below.
     let block = loadSixteen(bytes, index)
-    let letter = ((block | 0x20) &- 0x61) .< 26
-    let digit = (block &- 0x30) .< 10
-    let lane = firstLane(.!(letter .| digit .| (block .== 0x2D)))
-    index &+= lane
-    if lane < 16 { break }
+    let notLetter = ((block | all(0x20)) &- all(0x61)) .>= all(26)
+    let notDigit = (block &- all(0x30)) .>= all(10)
+    let stops = laneBits(notLetter .& notDigit .& (block .!= all(0x2D)))
+    if stops != 0 {
+      index &+= firstLane(stops)
+      if bytes[index] == Ascii.colon { return index }
+      break
+    }
+    index &+= 16
   }
   while index < end, AsciiSet.token.contains(bytes[index]) { index &+= 1 }
   return index
@@ -175,8 +205,8 @@ func equalsIgnoringCase(
   return true
 }
 
-/// `equalsIgnoringCase` for names of 4...24 tchars, in two or three loads. Setting bit 5 folds letters and changes no
-/// other tchar into a letter or "-", so it is exact for names that have been checked to be tokens.
+/// `equalsIgnoringCase` for literals of 4...24 letters and "-", in two or three loads; `count` is the literal's. Setting
+/// bit 5 folds letters and makes a letter or "-" of nothing else but controls: exact for bytes checked to be text.
 @inline(__always)
 func nameEquals(_ bytes: UnsafePointer<UInt8>, _ count: Int, _ literal: StaticString) -> Bool {
   let other = literal.utf8Start
@@ -281,11 +311,25 @@ struct HeadOutput: BitwiseCopyable {
 
   /// Sixteen lower-case hexadecimal digits.
   mutating func putHex(_ value: UInt64) {
-    var shift: UInt64 = 64
-    while shift > 0 {
-      shift &-= 4
-      let digit = UInt8(truncatingIfNeeded: value &>> shift) & 15
-      put(digit < 10 ? Ascii.zero &+ digit : 0x57 &+ digit)
+    guard capacity &- count >= 16 else {
+      full = true
+      return
     }
+    let target = UnsafeMutableRawPointer(base + count)
+    target.storeBytes(of: hexDigits(UInt32(truncatingIfNeeded: value &>> 32)), as: UInt64.self)
+    (target + 8).storeBytes(of: hexDigits(UInt32(truncatingIfNeeded: value)), as: UInt64.self)
+    count &+= 16
   }
+}
+
+/// Eight hexadecimal digits, the first in the lowest byte: the number's half-bytes spread to bytes, then "0" added to
+/// each, and what is missing to "a" where it is over 9.
+@inline(__always)
+private func hexDigits(_ value: UInt32) -> UInt64 {
+  var spread = UInt64(value.byteSwapped)
+  spread = (spread | spread &<< 16) & 0x0000_FFFF_0000_FFFF
+  spread = (spread | spread &<< 8) & 0x00FF_00FF_00FF_00FF
+  spread = (spread &>> 4 | spread &<< 8) & 0x0F0F_0F0F_0F0F_0F0F
+  let letters = ((spread &+ 0x0606_0606_0606_0606) &>> 4) & 0x0101_0101_0101_0101
+  return (spread &+ 0x3030_3030_3030_3030 &+ letters &* 39).littleEndian
 }

@@ -203,7 +203,19 @@ struct ConnectionOptions: BitwiseCopyable {
   @inline(__always) init() {}
 
   /// Takes in the Connection field last read.
+  @inline(__always)
   mutating func add(_ bytes: UnsafePointer<UInt8>, _ field: Field) {
+    if field.valueLength == 10, nameEquals(bytes + field.value, 10, "keep-alive") {
+      keepAlive = true
+    } else if field.valueLength == 5, nameEquals(bytes + field.value, 5, "close") {
+      close = true
+    } else {
+      addList(bytes, field)
+    }
+  }
+
+  @inline(never)
+  private mutating func addList(_ bytes: UnsafePointer<UInt8>, _ field: Field) {
     var list = ListWalk(field.value, field.valueLength)
     while list.next(bytes) {
       let option = bytes + list.start

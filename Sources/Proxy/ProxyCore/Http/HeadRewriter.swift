@@ -82,7 +82,7 @@ package func writeRequestHead(
   result.methodCount = head.methodCount
   // Source offset from which lines wait to be copied.
   var run = head.methodStart
-  if head.isHTTP10 || head.authorityCount > 0 {
+  if head.versionDiffers || head.authorityCount > 0 {
     output.put(bytes + head.methodStart, head.methodCount &+ 1)
     result.targetStart = output.count
     if head.targetIsServer { output.put(Ascii.asterisk) }

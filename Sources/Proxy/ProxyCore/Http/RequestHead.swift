@@ -57,6 +57,8 @@ package struct RequestHead: BitwiseCopyable {
   /// An absolute-form target of OPTIONS with neither path nor query: forwarded as "*" (RFC 9112 3.2.4).
   package var targetIsServer = false
   package var isHTTP10 = false
+  /// The request line does not say HTTP/1.1, so the forwarded one cannot be a copy.
+  var versionDiffers = false
   /// The client wants its connection kept: version and Connection options together (RFC 9112 9.3).
   package var keepAlive = false
   /// The client waits for 100 Continue before it sends the content (RFC 9110 10.1.1).
@@ -273,11 +275,13 @@ private func parseRequestLine(
     }
     if version == word(("HTTP/1.0" as StaticString).utf8Start, 0) {
       head.isHTTP10 = true
+      head.versionDiffers = true
       at = versionStart &+ 10
       return .complete
     }
   }
-  return judgeVersion(bytes, end, versionStart)
+  head.versionDiffers = true
+  return judgeVersion(bytes, end, versionStart, at: &at)
 }
 
 @inline(never)
@@ -386,8 +390,9 @@ private func judgeTarget(_ bytes: UnsafePointer<UInt8>, _ head: inout RequestHea
 }
 
 /// HTTP-version = "HTTP" "/" DIGIT "." DIGIT (RFC 9112 2.3), case-sensitive; what is not 1.1 or 1.0 CRLF, or not whole.
+/// A higher minor version is read, and forwarded, as 1.1 (RFC 9110 2.5).
 @inline(never)
-private func judgeVersion(_ bytes: UnsafePointer<UInt8>, _ end: Int, _ start: Int) -> HeadVerdict {
+private func judgeVersion(_ bytes: UnsafePointer<UInt8>, _ end: Int, _ start: Int, at: inout Int) -> HeadVerdict {
   let prefix = ("HTTP/" as StaticString).utf8Start
   var index = 0
   while index < 5 {
@@ -402,11 +407,11 @@ private func judgeVersion(_ bytes: UnsafePointer<UInt8>, _ end: Int, _ start: In
   guard start &+ 7 < end else { return .partial }
   guard isDigit(bytes[start &+ 7]) else { return .refused(.versionInvalid) }
   guard start &+ 8 < end else { return .partial }
-  let stop = bytes[start &+ 8]
-  if stop == Ascii.lineFeed { return .refused(.bareLineFeed) }
-  guard stop == Ascii.carriageReturn else { return .refused(.versionInvalid) }
-  let isOne = bytes[start &+ 5] == 0x31 && bytes[start &+ 7] <= 0x31
-  guard isOne else { return .refused(.versionUnsupported) }
+  if bytes[start &+ 8] == Ascii.lineFeed { return .refused(.bareLineFeed) }
+  guard bytes[start &+ 8] == Ascii.carriageReturn else { return .refused(.versionInvalid) }
+  guard bytes[start &+ 5] == 0x31 else { return .refused(.versionUnsupported) }
   guard start &+ 9 < end else { return .partial }
-  return .refused(.bareCarriageReturn)
+  guard bytes[start &+ 9] == Ascii.lineFeed else { return .refused(.bareCarriageReturn) }
+  at = start &+ 10
+  return .complete
 }

@@ -224,6 +224,17 @@ extension LoadBoard {
     return .empty
   }
 
+  /// Whether any replica is in force that is not on its way out: decides what a client is told.
+  package var hasReplicas: Bool {
+    var index = 0
+    let count = self.count
+    while index < count {
+      if gates[index].load(ordering: .relaxed) & (Gate.absent | Gate.draining) == 0 { return true }
+      index += 1
+    }
+    return false
+  }
+
   /// The index with the least key, scanning sixteen at a time and starting at `from` so that ties go round.
   @inline(__always)
   private func scan(_ count: Int, from: Int) -> (UInt32, UInt32) {
