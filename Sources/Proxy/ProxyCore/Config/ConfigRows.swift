@@ -121,7 +121,7 @@ extension ConfigRow {
       .retries, "retry-budget", .count(\.retryBudgetPercent, 0...100, zero: "never re-send", unit: "percent"), "20",
       "How many of the requests may be re-sends, so that a failing service is not flooded."),
     ConfigRow(
-      .retries, "retry-burst", .count(\.retryBurst, 0...1_000_000, zero: "none"), "100",
+      .retries, "retry-burst", .count(\.retryBurst, 0...1_000_000, zero: "none"), "1000",
       "Re-sends saved up at most while all goes well."),
     ConfigRow(
       .retries, "eject-after", .count(\.ejectAfter, 0...1000, zero: "never"), "3",

@@ -308,7 +308,9 @@ extension Worker where IO: ~Copyable {
         idempotent: exchange.pointee.flags.contains(.idempotent),
         canResend: exchange.pointee.flags.contains(.wholeInBlock), attempts: Int(exchange.pointee.attempts)),
       maxAttempts: config.maxAttempts)
-    if stage == .malformed || (reused && (decision == .freshConnection || nothingAccepted)) || stage == .body {
+    // A kept connection that closes, nonsense, and a stream that breaks off say little about whether the next request
+    // would be served.
+    if reused || stage == .malformed || stage == .body {
       board.undecided(exchange.pointee.lease)
     } else {
       board.failed(exchange.pointee.lease, refused: stage == .connect, now: io.now, rule: config.ejection)

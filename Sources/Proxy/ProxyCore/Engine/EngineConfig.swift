@@ -34,7 +34,7 @@ package struct EngineConfig: BitwiseCopyable {
   package var maxAttempts = 3
   /// Re-sends allowed per hundred requests, and how many may come at once.
   package var retryPercent: UInt32 = 20
-  package var retryBurst: UInt32 = 100
+  package var retryBurst: UInt32 = 1000
   package var ejection = EjectionRule()
   package var policy = Policy.leastLoad
   /// Bytes one stream may be ahead of a slow reader.

@@ -250,7 +250,10 @@ private func parseRequestLine(
     case Ascii.asterisk where head.method == .options: break
     case 0x48, 0x68: break  // "H", "h": judged when all of it is here
     case 0...0x20: return .refused(.targetMissing)
-    default: return .refused(.targetInvalid)
+    default:
+      // Bytes that make no target, but may never become a request either (what follows an upgrade that was declined):
+      // judged when the line has ended.
+      return containsLineEnd(bytes + targetStart, end &- targetStart) ? .refused(.targetInvalid) : .partial
     }
   }
   if targetEnd == targetLimit {

@@ -33,6 +33,8 @@ package struct ReplicaHealth: ~Copyable {
   package let consecutiveFailures = Atomic<UInt32>(0)
   /// Ejections in a row: the back-off doubles with each.
   package let ejections = Atomic<UInt32>(0)
+  /// 1 when its last failure was a refused connection, 0 when it took one and then failed.
+  package let refuses = Atomic<UInt32>(0)
   /// 1 while a canary is out.
   package let canary = Atomic<UInt32>(0)
   /// Nanoseconds of the monotonic clock: no canary before this.
@@ -49,7 +51,7 @@ package struct ReplicaPlace: BitwiseCopyable {
 
 /// Limits of ejection, from the configuration.
 package struct EjectionRule: BitwiseCopyable {
-  /// Consecutive failures that eject; refused connections do so at once.
+  /// Consecutive failures that eject; refused connections do so at once. 0 = nothing does.
   package var after: UInt32
   package var minNs: UInt64
   package var maxNs: UInt64
@@ -219,6 +221,19 @@ extension LoadBoard {
     if sawFull { return .full }
     if sawEjected {
       if let canary = canary(tried, now, count, every: true) { return .replica(canary) }
+      // Nobody is well. Those that at least take connections are better than an answer of our own.
+      step = 0
+      while step < count {
+        let index = start + step < count ? start + step : start + step - count
+        step += 1
+        guard gates[index].load(ordering: .acquiring) == Gate.ejected, !tried.contains(UInt32(index)),
+          health[index].refuses.load(ordering: .relaxed) == 0,
+          inFlight[index].load(ordering: .relaxed) < limits[index]
+        else { continue }
+        inFlight[index].wrappingAdd(1, ordering: .acquiringAndReleasing)
+        cursor = UInt32(index) &+ 1
+        return .replica(UInt32(index))
+      }
       return .ejected
     }
     return .empty
@@ -349,12 +364,14 @@ extension LoadBoard {
     let health = health + index
     let failures = health.pointee.consecutiveFailures.wrappingAdd(1, ordering: .relaxed).newValue
     health.pointee.failedAt.store(now, ordering: .relaxed)
+    health.pointee.refuses.store(refused ? 1 : 0, ordering: .relaxed)
     let gate = gates[index].load(ordering: .relaxed)
     if gate & Gate.ejected != 0 {
       // Only the canary's own failure lengthens the back-off, not stragglers sent before the ejection.
       guard health.pointee.canary.exchange(0, ordering: .relaxed) != 0 else { return }
-      backOff(index, now, rule)
-    } else if gate == 0 && (refused || (failures >= rule.after && others(than: index))) {
+      // Canaries sent early, because nobody was well, do not lengthen it either.
+      if now >= health.pointee.retryAt.load(ordering: .relaxed) { backOff(index, now, rule) }
+    } else if gate == 0 && rule.after > 0 && (refused || (failures >= rule.after && others(than: index))) {
       if gates[index].compareExchange(expected: 0, desired: Gate.ejected, ordering: .acquiringAndReleasing).exchanged {
         shared.pointee.ejectedReplicas.wrappingAdd(1, ordering: .relaxed)
         backOff(index, now, rule)
@@ -402,6 +419,7 @@ extension LoadBoard {
     health[index].consecutiveFailures.store(0, ordering: .relaxed)
     health[index].ejections.store(0, ordering: .relaxed)
     health[index].canary.store(0, ordering: .relaxed)
+    health[index].refuses.store(0, ordering: .relaxed)
     adjust(index, weight: weight, maxInFlight: maxInFlight)
     gates[index].store(draining ? Gate.draining : 0, ordering: .releasing)
     if index >= count { shared.pointee.count.store(UInt32(index + 1), ordering: .releasing) }
