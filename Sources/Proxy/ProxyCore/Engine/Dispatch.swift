@@ -313,7 +313,8 @@ extension Worker where IO: ~Copyable {
     if reused || stage == .malformed || stage == .body {
       board.undecided(exchange.pointee.lease)
     } else {
-      board.failed(exchange.pointee.lease, refused: stage == .connect, now: io.now, rule: config.ejection)
+      board.failed(
+        exchange.pointee.lease, refused: stage == .connect, timedOut: timedOut, now: io.now, rule: config.ejection)
     }
     var again = decision != .giveUp
     if decision == .resend && !budget.spend() {

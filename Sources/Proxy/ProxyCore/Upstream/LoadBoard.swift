@@ -33,8 +33,8 @@ package struct ReplicaHealth: ~Copyable {
   package let consecutiveFailures = Atomic<UInt32>(0)
   /// Ejections in a row: the back-off doubles with each.
   package let ejections = Atomic<UInt32>(0)
-  /// 1 when its last failure was a refused connection, 0 when it took one and then failed.
-  package let refuses = Atomic<UInt32>(0)
+  /// How it last failed to take a connection: 0 it took one, 1 refused, 2 did not answer in time.
+  package let unreachable = Atomic<UInt32>(0)
   /// 1 while a canary is out.
   package let canary = Atomic<UInt32>(0)
   /// Nanoseconds of the monotonic clock: no canary before this.
@@ -221,13 +221,15 @@ extension LoadBoard {
     if sawFull { return .full }
     if sawEjected {
       if let canary = canary(tried, now, count, every: true) { return .replica(canary) }
-      // Nobody is well. Those that at least take connections are better than an answer of our own.
+      // Nobody is well. Those that at least take connections are better than an answer of our own, and for a request
+      // that has failed already so are those that refuse quickly.
+      let bearable: UInt32 = tried.isEmpty ? 0 : 1
       step = 0
       while step < count {
         let index = start + step < count ? start + step : start + step - count
         step += 1
         guard gates[index].load(ordering: .acquiring) == Gate.ejected, !tried.contains(UInt32(index)),
-          health[index].refuses.load(ordering: .relaxed) == 0,
+          health[index].unreachable.load(ordering: .relaxed) <= bearable,
           inFlight[index].load(ordering: .relaxed) < limits[index]
         else { continue }
         inFlight[index].wrappingAdd(1, ordering: .acquiringAndReleasing)
@@ -358,13 +360,14 @@ extension LoadBoard {
     }
   }
 
-  /// The replica failed before the head of a response. `refused`: it did not even take the connection.
-  package func failed(_ lease: Lease, refused: Bool, now: UInt64, rule: EjectionRule) {
+  /// The replica failed before the head of a response. `refused`: it did not even take the connection; `timedOut`: it
+  /// said nothing at all.
+  package func failed(_ lease: Lease, refused: Bool, timedOut: Bool = false, now: UInt64, rule: EjectionRule) {
     let index = Int(lease.replica)
     let health = health + index
     let failures = health.pointee.consecutiveFailures.wrappingAdd(1, ordering: .relaxed).newValue
     health.pointee.failedAt.store(now, ordering: .relaxed)
-    health.pointee.refuses.store(refused ? 1 : 0, ordering: .relaxed)
+    health.pointee.unreachable.store(!refused ? 0 : timedOut ? 2 : 1, ordering: .relaxed)
     let gate = gates[index].load(ordering: .relaxed)
     if gate & Gate.ejected != 0 {
       // Only the canary's own failure lengthens the back-off, not stragglers sent before the ejection.
@@ -419,7 +422,7 @@ extension LoadBoard {
     health[index].consecutiveFailures.store(0, ordering: .relaxed)
     health[index].ejections.store(0, ordering: .relaxed)
     health[index].canary.store(0, ordering: .relaxed)
-    health[index].refuses.store(0, ordering: .relaxed)
+    health[index].unreachable.store(0, ordering: .relaxed)
     adjust(index, weight: weight, maxInFlight: maxInFlight)
     gates[index].store(draining ? Gate.draining : 0, ordering: .releasing)
     if index >= count { shared.pointee.count.store(UInt32(index + 1), ordering: .releasing) }
