@@ -31,33 +31,47 @@ package enum ConnectionState: UInt8, BitwiseCopyable {
   case stopping
 }
 
-package struct ConnectionFlags: OptionSet, BitwiseCopyable {
-  package let rawValue: UInt16
-  package init(rawValue: UInt16) { self.rawValue = rawValue }
-  package static let receiving = ConnectionFlags(rawValue: 1 << 0)
-  package static let sending = ConnectionFlags(rawValue: 1 << 1)
+/// A set of bits. Not an `OptionSet`: its generic operations look up metadata, which hot paths may not.
+package struct ConnectionFlags: BitwiseCopyable {
+  private var bits: UInt16
+  @inline(__always)
+  private init(_ bits: UInt16) { self.bits = bits }
+  package static var none: ConnectionFlags { @inline(__always) get { ConnectionFlags(0) } }
+  package static var receiving: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 0) } }
+  package static var sending: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 1) } }
   /// The peer has sent its FIN.
-  package static let ended = ConnectionFlags(rawValue: 1 << 2)
+  package static var ended: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 2) } }
   /// Receive is stopped on purpose: the other side cannot take more.
-  package static let paused = ConnectionFlags(rawValue: 1 << 3)
+  package static var paused: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 3) } }
   /// Receive ended because no lent buffer was free; on the starved list.
-  package static let starved = ConnectionFlags(rawValue: 1 << 4)
-  package static let shutdownSent = ConnectionFlags(rawValue: 1 << 5)
+  package static var starved: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 4) } }
+  package static var shutdownSent: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 5) } }
   /// Close with RST: what was sent must not look complete.
-  package static let reset = ConnectionFlags(rawValue: 1 << 6)
+  package static var reset: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 6) } }
   /// Close after the queue has been sent.
-  package static let closeWhenSent = ConnectionFlags(rawValue: 1 << 7)
+  package static var closeWhenSent: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 7) } }
   /// Send our FIN when the queue has been sent (tunnels).
-  package static let endWhenSent = ConnectionFlags(rawValue: 1 << 8)
-  package static let closing = ConnectionFlags(rawValue: 1 << 9)
+  package static var endWhenSent: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 8) } }
+  package static var closing: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 9) } }
   /// Nothing has been sent on it for its present exchange.
-  package static let untouched = ConnectionFlags(rawValue: 1 << 10)
+  package static var untouched: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 10) } }
   /// Cancels are sent at most once per operation, one at a time.
-  package static let cancelling = ConnectionFlags(rawValue: 1 << 11)
-  package static let receiveCancelled = ConnectionFlags(rawValue: 1 << 12)
-  package static let sendCancelled = ConnectionFlags(rawValue: 1 << 13)
+  package static var cancelling: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 11) } }
+  package static var receiveCancelled: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 12) } }
+  package static var sendCancelled: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 13) } }
   /// Sending failed after some bytes had gone: what the replica has to say may still arrive.
-  package static let sendBroken = ConnectionFlags(rawValue: 1 << 14)
+  package static let sendBroken = ConnectionFlags(1 << 14)
+
+  @inline(__always)
+  package static func | (a: ConnectionFlags, b: ConnectionFlags) -> ConnectionFlags { ConnectionFlags(a.bits | b.bits) }
+  @inline(__always)
+  package func contains(_ flag: ConnectionFlags) -> Bool { bits & flag.bits != 0 }
+  @inline(__always)
+  package func isDisjoint(with flags: ConnectionFlags) -> Bool { bits & flags.bits == 0 }
+  @inline(__always)
+  package mutating func insert(_ flags: ConnectionFlags) { bits |= flags.bits }
+  @inline(__always)
+  package mutating func remove(_ flags: ConnectionFlags) { bits &= ~flags.bits }
 }
 
 package struct Connection: TableSlot {
@@ -113,28 +127,41 @@ package enum ExchangePhase: UInt8, BitwiseCopyable {
   case tunnel
 }
 
-package struct ExchangeFlags: OptionSet, BitwiseCopyable {
-  package let rawValue: UInt32
-  package init(rawValue: UInt32) { self.rawValue = rawValue }
-  package static let http10 = ExchangeFlags(rawValue: 1 << 0)
-  package static let keepAlive = ExchangeFlags(rawValue: 1 << 1)
-  package static let isHead = ExchangeFlags(rawValue: 1 << 2)
-  package static let safe = ExchangeFlags(rawValue: 1 << 3)
-  package static let idempotent = ExchangeFlags(rawValue: 1 << 4)
-  package static let upgrade = ExchangeFlags(rawValue: 1 << 5)
+package struct ExchangeFlags: BitwiseCopyable {
+  private var bits: UInt32
+  @inline(__always)
+  private init(_ bits: UInt32) { self.bits = bits }
+  package static var none: ExchangeFlags { @inline(__always) get { ExchangeFlags(0) } }
+  package static var http10: ExchangeFlags { @inline(__always) get { ExchangeFlags(1 << 0) } }
+  package static var keepAlive: ExchangeFlags { @inline(__always) get { ExchangeFlags(1 << 1) } }
+  package static var isHead: ExchangeFlags { @inline(__always) get { ExchangeFlags(1 << 2) } }
+  package static var safe: ExchangeFlags { @inline(__always) get { ExchangeFlags(1 << 3) } }
+  package static var idempotent: ExchangeFlags { @inline(__always) get { ExchangeFlags(1 << 4) } }
+  package static var upgrade: ExchangeFlags { @inline(__always) get { ExchangeFlags(1 << 5) } }
   /// The request body has come from the client whole.
-  package static let requestRead = ExchangeFlags(rawValue: 1 << 6)
+  package static var requestRead: ExchangeFlags { @inline(__always) get { ExchangeFlags(1 << 6) } }
   /// The kept head block holds the whole request, body included: it can be sent again.
-  package static let wholeInBlock = ExchangeFlags(rawValue: 1 << 7)
+  package static var wholeInBlock: ExchangeFlags { @inline(__always) get { ExchangeFlags(1 << 7) } }
   /// The upstream connection had served before.
-  package static let reused = ExchangeFlags(rawValue: 1 << 9)
-  package static let headSent = ExchangeFlags(rawValue: 1 << 10)
-  package static let dechunk = ExchangeFlags(rawValue: 1 << 11)
-  package static let replicaKeepsAlive = ExchangeFlags(rawValue: 1 << 12)
+  package static var reused: ExchangeFlags { @inline(__always) get { ExchangeFlags(1 << 9) } }
+  package static var headSent: ExchangeFlags { @inline(__always) get { ExchangeFlags(1 << 10) } }
+  package static var dechunk: ExchangeFlags { @inline(__always) get { ExchangeFlags(1 << 11) } }
+  package static var replicaKeepsAlive: ExchangeFlags { @inline(__always) get { ExchangeFlags(1 << 12) } }
   /// Only a new connection may carry the next attempt.
-  package static let freshOnly = ExchangeFlags(rawValue: 1 << 13)
-  package static let gatheringTrailers = ExchangeFlags(rawValue: 1 << 14)
-  package static let gatheringRequestTrailers = ExchangeFlags(rawValue: 1 << 15)
+  package static var freshOnly: ExchangeFlags { @inline(__always) get { ExchangeFlags(1 << 13) } }
+  package static var gatheringTrailers: ExchangeFlags { @inline(__always) get { ExchangeFlags(1 << 14) } }
+  package static let gatheringRequestTrailers = ExchangeFlags(1 << 15)
+
+  @inline(__always)
+  package static func | (a: ExchangeFlags, b: ExchangeFlags) -> ExchangeFlags { ExchangeFlags(a.bits | b.bits) }
+  @inline(__always)
+  package func contains(_ flag: ExchangeFlags) -> Bool { bits & flag.bits != 0 }
+  @inline(__always)
+  package func isDisjoint(with flags: ExchangeFlags) -> Bool { bits & flags.bits == 0 }
+  @inline(__always)
+  package mutating func insert(_ flags: ExchangeFlags) { bits |= flags.bits }
+  @inline(__always)
+  package mutating func remove(_ flags: ExchangeFlags) { bits &= ~flags.bits }
 }
 
 package struct Exchange: TableSlot {
@@ -146,7 +173,7 @@ package struct Exchange: TableSlot {
   package var next = noSlot
   package var prev = noSlot
   package var lease = Lease.none
-  package var flags: ExchangeFlags = []
+  package var flags = ExchangeFlags.none
   package var phase = ExchangePhase.ready
   package var attempts: UInt8 = 0
   package var requestFraming = BodyFraming.none

@@ -217,7 +217,7 @@ extension Worker where IO: ~Copyable {
   @inline(__always)
   mutating func queueSent(_ slot: UInt32) {
     let connection = connections[slot]
-    if connection.pointee.flags.isDisjoint(with: [.closeWhenSent, .endWhenSent]) { return }
+    if connection.pointee.flags.isDisjoint(with: .closeWhenSent | .endWhenSent) { return }
     queueSentBeforeClose(slot)
   }
 

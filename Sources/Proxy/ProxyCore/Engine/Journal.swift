@@ -20,16 +20,19 @@ extension Worker where IO: ~Copyable {
     }
     let slot = exchange.pointee.downstream
     entry.peerCount = connections[slot].pointee.peerCount
-    withUnsafeMutableBytes(of: &entry.peerText) {
-      $0.baseAddress!.copyMemory(from: peerTexts + Int(slot) * peerTextStride, byteCount: peerTextStride)
-    }
+    let text = UnsafeRawPointer(peerTexts + Int(slot) * peerTextStride)
+    entry.peerText = text.load(as: (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64).self)
     // The head may have become a queued segment's; then its words are gone with it.
-    let head: UnsafePointer<UInt8>? =
-      exchange.pointee.head == .none ? nil : UnsafePointer(blocks.bytes(of: exchange.pointee.head))
-    let written = log.append(
-      entry, id: head.map { $0 + Int(exchange.pointee.idAt) }, idCount: Int(exchange.pointee.idCount),
-      method: head.map { $0 + Int(exchange.pointee.methodAt) }, methodCount: Int(exchange.pointee.methodCount),
-      target: head.map { $0 + Int(exchange.pointee.targetAt) }, targetCount: Int(exchange.pointee.targetCount))
+    let written: Bool
+    if exchange.pointee.head != .none {
+      let head = UnsafePointer(blocks.bytes(of: exchange.pointee.head))
+      written = log.append(
+        entry, id: head + Int(exchange.pointee.idAt), idCount: Int(exchange.pointee.idCount),
+        method: head + Int(exchange.pointee.methodAt), methodCount: Int(exchange.pointee.methodCount),
+        target: head + Int(exchange.pointee.targetAt), targetCount: Int(exchange.pointee.targetCount))
+    } else {
+      written = log.append(entry, id: nil, idCount: 0, method: nil, methodCount: 0, target: nil, targetCount: 0)
+    }
     if !written { counters.worker.pointee.logDropped &+= 1 }
   }
 }

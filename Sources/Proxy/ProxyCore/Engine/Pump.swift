@@ -177,7 +177,7 @@ extension Worker where IO: ~Copyable {
   /// somewhere to go, otherwise paused until the other side has taken some.
   mutating func receiveEnded(_ slot: UInt32) {
     let connection = connections[slot]
-    guard connection.pointee.flags.isDisjoint(with: [.closing, .ended, .receiving]) else { return }
+    guard connection.pointee.flags.isDisjoint(with: .closing | .ended | .receiving) else { return }
     resumeReceive(slot)
   }
 
@@ -185,7 +185,7 @@ extension Worker where IO: ~Copyable {
   @inline(__always)
   mutating func resumeReceive(_ slot: UInt32) {
     let connection = connections[slot]
-    guard connection.pointee.flags.isDisjoint(with: [.receiving, .closing, .ended, .starved]) else { return }
+    guard connection.pointee.flags.isDisjoint(with: .receiving | .closing | .ended | .starved) else { return }
     let backlog = backlogBehind(slot)
     // Most of the last limit has gone on: the other side keeps up, so fewer and larger receives are cheaper. While
     // buffers are scarce every stream stays at one.

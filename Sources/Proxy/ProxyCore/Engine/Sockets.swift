@@ -215,7 +215,7 @@ extension Worker where IO: ~Copyable {
   @inline(__always)
   mutating func armReceive(_ slot: UInt32, pollFirst: Bool) {
     let connection = connections[slot]
-    guard connection.pointee.flags.isDisjoint(with: [.receiving, .ended, .closing, .starved]) else { return }
+    guard connection.pointee.flags.isDisjoint(with: .receiving | .ended | .closing | .starved) else { return }
     connection.pointee.flags.insert(.receiving)
     connection.pointee.flags.remove(.paused)
     connection.pointee.operations += 1
@@ -345,7 +345,7 @@ extension Worker where IO: ~Copyable {
       connection.pointee.operations += 1
       io.shutdown(
         connection.pointee.fd, .both, token: Token(.shutdown, slot: slot, generation: connection.pointee.generation))
-      connection.pointee.flags.insert([.receiveCancelled, .sendCancelled])
+      connection.pointee.flags.insert(.receiveCancelled | .sendCancelled)
     }
     settle(slot)
   }
@@ -389,7 +389,7 @@ extension Worker where IO: ~Copyable {
 
   mutating func cancel(_ slot: UInt32, _ target: Token, _ flag: ConnectionFlags) {
     let connection = connections[slot]
-    connection.pointee.flags.insert([flag, .cancelling])
+    connection.pointee.flags.insert(flag | .cancelling)
     connection.pointee.operations += 1
     io.cancel(target, token: Token(.cancel, slot: slot, generation: connection.pointee.generation))
   }
@@ -418,7 +418,7 @@ extension Worker where IO: ~Copyable {
     connection.pointee.fd = fd
     connection.pointee.side = side
     connection.pointee.state = state
-    connection.pointee.flags = []
+    connection.pointee.flags = .none
     connection.pointee.operations = 0
     connection.pointee.sendingSegments = 0
     connection.pointee.queue = SegmentQueue()

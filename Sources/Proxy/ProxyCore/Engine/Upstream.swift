@@ -375,7 +375,7 @@ extension Worker where IO: ~Copyable {
     case .waiting:
       // Whether the request was accepted is known when the send has ended; until then nothing can be decided.
       if connection.pointee.flags.contains(.sending) && connection.pointee.flags.contains(.untouched) {
-        if connection.pointee.flags.isDisjoint(with: [.cancelling, .sendCancelled]) {
+        if connection.pointee.flags.isDisjoint(with: .cancelling | .sendCancelled) {
           cancel(slot, Token(.send, slot: slot, generation: connection.pointee.generation), .sendCancelled)
         }
         return

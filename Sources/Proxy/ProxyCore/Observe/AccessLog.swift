@@ -185,3 +185,417 @@ extension LogRing {
     return Int(at &- first)
   }
 }
+
+// MARK: - Lines
+
+/// Turns records into lines.
+struct LogLines {
+  let format: ProxyConfig.AccessLogFormat
+  let showsQuery: Bool
+  /// Added to a time of the monotonic clock it gives the time since 1970.
+  var wallOffset: UInt64
+  var names: ReplicaNames.Table
+  private var clock = WallClockText()
+
+  init(
+    format: ProxyConfig.AccessLogFormat, showsQuery: Bool, wallOffset: UInt64,
+    names: ReplicaNames.Table = ReplicaNames.Table()
+  ) {
+    self.format = format
+    self.showsQuery = showsQuery
+    self.wallOffset = wallOffset
+    self.names = names
+  }
+
+  /// Appends one line with its newline.
+  mutating func write(_ record: LogRecord, to out: inout [UInt8]) {
+    switch format {
+    case .json: writeJson(record, to: &out)
+    case .text: writeText(record, to: &out)
+    }
+  }
+
+  private mutating func writeJson(_ record: LogRecord, to out: inout [UInt8]) {
+    let entry = record.entry
+    out.put("{\"ts\":\"")
+    clock.write(entry.startedAt &+ wallOffset, to: &out)
+    out.put("\",\"id\":")
+    quote(record.id, to: &out)
+    out.put(",\"client\":")
+    withUnsafeBytes(of: entry.peerText) { quote($0.prefix(Int(entry.peerCount)), to: &out) }
+    out.put(",\"method\":")
+    quote(record.method, to: &out)
+    out.put(",\"target\":\"")
+    escape(shownTarget(record), asJson: true, to: &out)
+    if isCut(record) { out.put("…") }
+    out.put("\",\"status\":")
+    out.put(decimal: UInt64(entry.status))
+    out.put(",\"replica\":")
+    if let name = names[entry.replica, entry.replicaGeneration] {
+      out.put("\"")
+      escape(name.utf8, asJson: true, to: &out)
+      out.put("\"")
+    } else {
+      out.put("null")
+    }
+    out.put(",\"attempts\":")
+    out.put(decimal: UInt64(entry.attempts))
+    out.put(",\"bytes_in\":")
+    out.put(decimal: entry.bytesIn)
+    out.put(",\"bytes_out\":")
+    out.put(decimal: entry.bytesOut)
+    out.put(",\"queue_ms\":")
+    out.put(milliseconds: entry.queueNs)
+    out.put(",\"connect_ms\":")
+    if entry.connectNs == 0 { out.put("null") } else { out.put(milliseconds: entry.connectNs) }
+    out.put(",\"first_byte_ms\":")
+    if entry.firstByteNs == 0 { out.put("null") } else { out.put(milliseconds: entry.firstByteNs) }
+    out.put(",\"duration_ms\":")
+    out.put(milliseconds: entry.durationNs)
+    out.put(",\"outcome\":\"")
+    out.put(entry.outcome.word)
+    out.put("\"}\n")
+  }
+
+  /// `2026-01-31T12:00:00.123Z id=… client=… method=POST target="/v1/chat" status=200 …`; `-` = there is none.
+  private mutating func writeText(_ record: LogRecord, to out: inout [UInt8]) {
+    let entry = record.entry
+    clock.write(entry.startedAt &+ wallOffset, to: &out)
+    out.put(" id=")
+    escape(record.id, asJson: false, to: &out, bare: true)
+    out.put(" client=")
+    withUnsafeBytes(of: entry.peerText) {
+      escape($0.prefix(Int(entry.peerCount)), asJson: false, to: &out, bare: true)
+    }
+    out.put(" method=")
+    escape(record.method, asJson: false, to: &out, bare: true)
+    out.put(" target=\"")
+    escape(shownTarget(record), asJson: false, to: &out)
+    if isCut(record) { out.put("…") }
+    out.put("\" status=")
+    out.put(decimal: UInt64(entry.status))
+    out.put(" replica=")
+    escape((names[entry.replica, entry.replicaGeneration] ?? "").utf8, asJson: false, to: &out, bare: true)
+    out.put(" attempts=")
+    out.put(decimal: UInt64(entry.attempts))
+    out.put(" bytes_in=")
+    out.put(decimal: entry.bytesIn)
+    out.put(" bytes_out=")
+    out.put(decimal: entry.bytesOut)
+    out.put(" queue_ms=")
+    out.put(milliseconds: entry.queueNs)
+    out.put(" connect_ms=")
+    if entry.connectNs == 0 { out.put("-") } else { out.put(milliseconds: entry.connectNs) }
+    out.put(" first_byte_ms=")
+    if entry.firstByteNs == 0 { out.put("-") } else { out.put(milliseconds: entry.firstByteNs) }
+    out.put(" duration_ms=")
+    out.put(milliseconds: entry.durationNs)
+    out.put(" outcome=")
+    out.put(entry.outcome.word)
+    out.put("\n")
+  }
+
+  private func quote(_ text: some Collection<UInt8>, to out: inout [UInt8]) {
+    if text.isEmpty { return out.put("null") }
+    out.put("\"")
+    escape(text, asJson: true, to: &out)
+    out.put("\"")
+  }
+
+  private func shownTarget(_ record: LogRecord) -> UnsafeRawBufferPointer {
+    guard !showsQuery, let query = record.target.firstIndex(of: UInt8(ascii: "?")) else { return record.target }
+    return UnsafeRawBufferPointer(rebasing: record.target[..<query])
+  }
+
+  private func isCut(_ record: LogRecord) -> Bool {
+    record.isTargetCut && (showsQuery || !record.target.contains(UInt8(ascii: "?")))
+  }
+
+  /// UTF-8 passes; controls, and bytes that are not UTF-8, are written as \u00HH (JSON) or \xHH. `bare`: not between
+  /// quotes, so nothing becomes `-`.
+  private func escape(
+    _ text: some Collection<UInt8>, asJson: Bool, to out: inout [UInt8], bare: Bool = false
+  ) {
+    if bare, text.isEmpty { return out.put("-") }
+    var at = text.startIndex
+    while at != text.endIndex {
+      let byte = text[at]
+      switch byte {
+      case UInt8(ascii: "\""), UInt8(ascii: "\\"):
+        out.append(UInt8(ascii: "\\"))
+        out.append(byte)
+        text.formIndex(after: &at)
+      case 0x20:
+        // Outside quotes a space would begin the next key.
+        if !bare { out.append(byte) } else { out.put("\\x20") }
+        text.formIndex(after: &at)
+      case 0x21..<0x7F:
+        out.append(byte)
+        text.formIndex(after: &at)
+      default:
+        let length = byte < 0x80 ? 0 : scalarLength(text[at...])
+        if length == 0 {
+          // Also the bytes of a sequence that was cut off at the end of its room.
+          out.put(asJson && byte < 0x80 ? "\\u00" : asJson ? "\\\\x" : "\\x")
+          out.put(hex: byte)
+          text.formIndex(after: &at)
+        } else {
+          for _ in 0..<length {
+            out.append(text[at])
+            text.formIndex(after: &at)
+          }
+        }
+      }
+    }
+  }
+
+  /// Bytes of the valid, printable UTF-8 sequence that `text` begins with, or 0. U+0080...U+009F are controls, which
+  /// terminals obey.
+  private func scalarLength(_ text: some Collection<UInt8>) -> Int {
+    var decoder = UTF8()
+    var bytes = text.prefix(4).makeIterator()
+    guard case .scalarValue(let scalar) = decoder.decode(&bytes), scalar.value >= 0xA0 else { return 0 }
+    return UTF8.width(scalar)
+  }
+}
+
+/// `2026-01-31T12:00:00.123Z`. Lines come in nearly the order of time, so the text of the last second is kept.
+struct WallClockText {
+  private var second: UInt64 = .max
+  private var text: [UInt8] = []
+
+  mutating func write(_ ns: UInt64, to out: inout [UInt8]) {
+    let now = ns / 1_000_000_000
+    if now != second {
+      second = now
+      var time = time_t(now)
+      var parts = tm()
+      gmtime_r(&time, &parts)
+      text.removeAll(keepingCapacity: true)
+      text.put(decimal: UInt64(parts.tm_year + 1900), width: 4)
+      for (mark, part) in [
+        ("-", parts.tm_mon + 1), ("-", parts.tm_mday), ("T", parts.tm_hour), (":", parts.tm_min), (":", parts.tm_sec),
+      ] {
+        text.append(contentsOf: mark.utf8)
+        text.put(decimal: UInt64(part), width: 2)
+      }
+    }
+    out.append(contentsOf: text)
+    out.put(".")
+    out.put(decimal: ns / 1_000_000 % 1000, width: 3)
+    out.put("Z")
+  }
+}
+
+// MARK: - The thread
+
+package struct AccessLogError: Error, CustomStringConvertible {
+  package let description: String
+}
+
+/// Writes the lines. `start`, any number of `requestReopen`, `stop`; `stop` returns when every record that was appended
+/// before it has been written, or after 2 s if the place does not take them.
+package final class AccessLog: @unchecked Sendable {
+  /// How long a record waits for its writing.
+  private static let periodMs: Int32 = 50
+  /// Bytes gathered for one write.
+  private static let batchBytes = 1 << 20
+  private static let stopNs: UInt64 = 2_000_000_000
+
+  private let rings: [LogRing]
+  private let names: ReplicaNames
+  private let path: String?
+  private let waker: Waker
+  private let stopping = Atomic<Bool>(false)
+  private let reopening = Atomic<Bool>(false)
+  private let lost = Atomic<UInt64>(0)
+  private var thread: ControlThread?
+  // The thread's own from here on.
+  private var lines: LogLines
+  private var file: Int32
+  /// A pipe or terminal may stop taking bytes: it gets only as many at once as it is sure to take.
+  private var mayBlock = false
+  private var saidFailure = false
+
+  /// Opens the place; throws when it cannot be written to.
+  package init?(
+    to place: ProxyConfig.AccessLogPlace, format: ProxyConfig.AccessLogFormat, showsQuery: Bool, rings: [LogRing],
+    names: ReplicaNames
+  ) throws(AccessLogError) {
+    switch place {
+    case .off: return nil
+    case .standardOutput:
+      path = nil
+      file = STDOUT_FILENO
+    case .file(let path):
+      self.path = path
+      file = AccessLog.openLog(path)
+      guard file >= 0 else {
+        throw AccessLogError(
+          description: "cannot write the access log \(quoted(path)): \(errorText(errno)); "
+            + "check --access-log and the folder's permissions")
+      }
+    }
+    guard let waker = Waker() else {
+      throw AccessLogError(description: "no descriptors are left for the access log; raise the limit (ulimit -n)")
+    }
+    self.waker = waker
+    self.rings = rings
+    self.names = names
+    lines = LogLines(format: format, showsQuery: showsQuery, wallOffset: wallNow() &- monotonicNow())
+    inspectFile()
+  }
+
+  /// Lines that could not be written. (Records that found their ring full are counted by the workers.)
+  package var linesLost: UInt64 { lost.load(ordering: .relaxed) }
+
+  package func start() throws(AccessLogError) {
+    thread = ControlThread.start("sky-access-log") { [self] in run() }
+    if thread == nil { throw AccessLogError(description: "no room for the access log's thread; raise the limit (ulimit -u)") }
+  }
+
+  /// The file has been moved away: go on in a new one of the same name. Safe to call from a signal handler's thread.
+  package func requestReopen() {
+    reopening.store(true, ordering: .releasing)
+    waker.wake()
+  }
+
+  package func stop() {
+    stopping.store(true, ordering: .releasing)
+    waker.wake()
+    thread?.join()
+    thread = nil
+    if path != nil, file >= 0 { close(file) }
+    file = -1
+    waker.closeBoth()
+  }
+
+  private func run() {
+    var out: [UInt8] = []
+    out.reserveCapacity(AccessLog.batchBytes + 4096)
+    while true {
+      var watched = pollfd(fd: waker.readEnd, events: Int16(POLLIN), revents: 0)
+      if poll(&watched, 1, AccessLog.periodMs) > 0 { waker.clear() }
+      // Before the drain: what was appended before `stop` was called is then seen by it.
+      let isLast = stopping.load(ordering: .acquiring)
+      if reopening.exchange(false, ordering: .acquiringAndReleasing) { reopen() }
+      drain(&out, until: isLast ? monotonicNow() + AccessLog.stopNs : .max)
+      if isLast { return }
+    }
+  }
+
+  private func drain(_ out: inout [UInt8], until deadline: UInt64) {
+    let ends = rings.map(\.end)
+    // After `ends`: whoever served one of these exchanges is in the table by now.
+    lines.names = names.table
+    lines.wallOffset = wallNow() &- monotonicNow()
+    for (ring, end) in zip(rings, ends) {
+      var held: UInt64 = 0
+      while true {
+        let taken = ring.take(upTo: end, limit: 64) { lines.write($0, to: &out) }
+        held += UInt64(taken)
+        if taken == 0 || out.count >= AccessLog.batchBytes {
+          if !flush(&out, until: deadline) { lost.wrappingAdd(held, ordering: .relaxed) }
+          held = 0
+        }
+        if taken == 0 { break }
+      }
+    }
+  }
+
+  /// False: at least a part of the batch is lost.
+  private func flush(_ out: inout [UInt8], until deadline: UInt64) -> Bool {
+    defer { out.removeAll(keepingCapacity: true) }
+    var at = 0
+    while at < out.count {
+      var room = out.count - at
+      if mayBlock {
+        guard waitUntilWritable(deadline) else { return complainOnce("does not take the lines") }
+        room = min(room, 4096)  // PIPE_BUF: what a pipe that is ready takes without blocking (man 7 pipe)
+      }
+      let written = out.withUnsafeBytes { write(file, $0.baseAddress! + at, room) }
+      if written > 0 {
+        at += written
+      } else if errno != EINTR && errno != EAGAIN {
+        return complainOnce("cannot be written: \(errorText(errno)); lines are lost until it can")
+      }
+    }
+    saidFailure = saidFailure && out.isEmpty
+    return true
+  }
+
+  private func waitUntilWritable(_ deadline: UInt64) -> Bool {
+    var watched = pollfd(fd: file, events: Int16(POLLOUT), revents: 0)
+    while poll(&watched, 1, AccessLog.periodMs) <= 0 {
+      let limit = stopping.load(ordering: .acquiring) && deadline == .max ? monotonicNow() : deadline
+      if monotonicNow() >= limit { return false }
+    }
+    return true
+  }
+
+  private func complainOnce(_ problem: String) -> Bool {
+    if !saidFailure { complain("the access log \(path ?? "on standard output") \(problem)") }
+    saidFailure = true
+    return false
+  }
+
+  private func reopen() {
+    guard let path else { return }
+    let fresh = AccessLog.openLog(path)
+    guard fresh >= 0 else {
+      complain("cannot reopen the access log \(quoted(path)): \(errorText(errno)); going on in the old file")
+      return
+    }
+    close(file)
+    file = fresh
+    inspectFile()
+  }
+
+  private static func openLog(_ path: String) -> Int32 {
+    open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0o640)
+  }
+
+  private func inspectFile() {
+    var facts = stat()
+    mayBlock = fstat(file, &facts) == 0 && facts.st_mode & S_IFMT != S_IFREG
+  }
+}
+
+// MARK: - Text
+
+extension [UInt8] {
+  @inline(__always)
+  mutating func put(_ text: StaticString) {
+    append(contentsOf: UnsafeBufferPointer(start: text.utf8Start, count: text.utf8CodeUnitCount))
+  }
+
+  mutating func put(_ text: String) { append(contentsOf: text.utf8) }
+
+  mutating func put(decimal value: UInt64, width: Int = 1) {
+    let first = count
+    var rest = value
+    repeat {
+      append(UInt8(ascii: "0") + UInt8(rest % 10))
+      rest /= 10
+    } while rest > 0 || count - first < width
+    self[first...].reverse()
+  }
+
+  /// Nanoseconds as milliseconds with three decimals.
+  mutating func put(milliseconds ns: UInt64) {
+    put(decimal: ns / 1_000_000)
+    put(".")
+    put(decimal: ns / 1000 % 1000, width: 3)
+  }
+
+  /// Nanoseconds as seconds with nine decimals.
+  mutating func put(seconds ns: UInt64) {
+    put(decimal: ns / 1_000_000_000)
+    put(".")
+    put(decimal: ns % 1_000_000_000, width: 9)
+  }
+
+  mutating func put(hex byte: UInt8) {
+    for digit in [byte >> 4, byte & 15] { append(digit < 10 ? UInt8(ascii: "0") + digit : UInt8(ascii: "a") + digit - 10) }
+  }
+}

@@ -9,7 +9,7 @@ extension Worker where IO: ~Copyable {
     let connection = connections[slot]
     let replica = Int(connection.pointee.replica)
     let fit =
-      connection.pointee.flags.isDisjoint(with: [.ended, .closing, .sendBroken, .starved])
+      connection.pointee.flags.isDisjoint(with: .ended | .closing | .sendBroken | .starved)
       && connection.pointee.replicaGeneration == board.places[replica].generation
       && Int(idleCounts[replica]) < config.poolSize && !draining
     guard fit else {

@@ -1,0 +1,234 @@
+import Glibc
+import ProxyWire
+import Testing
+
+@testable import ProxyCore
+
+@Suite struct MembershipTests {
+  private struct Fixture {
+    let board: LoadBoard
+    let counters: CounterSet
+    let membership: Membership
+
+    init(places: Int = 16, replicasMax: Int = 16, defaultMaxInFlight: Int = 0) {
+      board = LoadBoard(capacity: places)
+      counters = CounterSet(replicas: board.capacity)
+      membership = Membership(
+        board: board, counters: [counters], replicasMax: replicasMax, defaultMaxInFlight: defaultMaxInFlight)
+    }
+
+    /// `a@0 ready`, in the order of the list.
+    var shown: [String] {
+      membership.members.map {
+        "\($0.entry.id).\($0.entry.generation)@\($0.index) \(membership.state(of: $0).rawValue)"
+      }
+    }
+  }
+
+  private static let second: UInt64 = 1_000_000_000
+
+  /// One list after another on one board; each step is a second and a half after the one before.
+  @Test(arguments: [
+    ("first", [[entry("a"), entry("b")]], ["a.1@0 ready", "b.1@1 ready"]),
+    ("order is the list's", [[entry("a"), entry("b")], [entry("b"), entry("a")]], ["b.1@1 ready", "a.1@0 ready"]),
+    ("drain", [[entry("a")], [entry("a", .draining)]], ["a.1@0 draining"]),
+    ("drain taken back", [[entry("a", .draining)], [entry("a")]], ["a.1@0 ready"]),
+    ("new and draining", [[entry("a", .draining)]], ["a.1@0 draining"]),
+    ("gone", [[entry("a"), entry("b")], [entry("b")]], ["b.1@1 ready", "a.1@0 leaving"]),
+    ("gone and settled", [[entry("a"), entry("b")], [entry("b")], [entry("b")]], ["b.1@1 ready"]),
+    ("new generation", [[entry("a")], [entry("a", generation: 2)]], ["a.2@1 ready", "a.1@0 leaving"]),
+    ("new address", [[entry("a")], [entry("a", port: 9)]], ["a.1@1 ready", "a.1@0 leaving"]),
+    (
+      "a place is given again", [[entry("a"), entry("b")], [entry("b")], [entry("b"), entry("c")]],
+      ["b.1@1 ready", "c.1@0 ready"]
+    ),
+    ("weight in place", [[entry("a")], [entry("a", weight: 4)]], ["a.1@0 ready"]),
+    ("empty on purpose", [[entry("a")], []], ["a.1@0 leaving"]),
+  ] as [(String, [[ReplicaEntry]], [String])])
+  func transitions(_ name: String, _ lists: [[ReplicaEntry]], _ expected: [String]) throws {
+    let fixture = Fixture()
+    for (step, list) in lists.enumerated() {
+      let now = UInt64(step) * 3 * Self.second / 2
+      let applied = try fixture.membership.apply(snapshot(UInt64(step + 1), list), now: now)
+      #expect(applied.version == UInt64(step + 1))
+      #expect(applied.replicas == list.count)
+    }
+    #expect(fixture.shown == expected)
+    #expect(fixture.board.shared.pointee.version.load(ordering: .relaxed) == UInt64(lists.count))
+  }
+
+  @Test func weightsAndLimitsReachTheBoard() throws {
+    let fixture = Fixture(defaultMaxInFlight: 9)
+    _ = try fixture.membership.apply(snapshot(1, [entry("a", weight: 2), entry("b", maxInFlight: 4)]), now: 0)
+    #expect(fixture.board.scales[0] == 128)
+    #expect(fixture.board.limits[0] == 9)
+    #expect(fixture.board.limits[1] == 4)
+    #expect(fixture.board.places[0].address.endpoint == .ipv4(0x0A00_0001, port: 8000))
+    _ = try fixture.membership.apply(
+      snapshot(2, [entry("a", weight: 0.5, maxInFlight: .max), entry("b", maxInFlight: 4)]), now: 0)
+    #expect(fixture.board.scales[0] == 512)
+    #expect(fixture.board.limits[0] == .max)
+  }
+
+  @Test func versions() throws {
+    let fixture = Fixture()
+    #expect(try fixture.membership.apply(snapshot(7, [entry("a")]), now: 0).added == 1)
+    #expect(try fixture.membership.apply(snapshot(7, [entry("a")]), now: 0).added == 0)
+    #expect(throws: SnapshotRefusal.older(version: 6, applied: 7)) {
+      try fixture.membership.apply(snapshot(6, [entry("b")]), now: 0)
+    }
+    #expect(throws: SnapshotRefusal.differs(version: 7)) {
+      try fixture.membership.apply(snapshot(7, [entry("b")]), now: 0)
+    }
+    #expect(throws: SnapshotRefusal.emptyUnasked) {
+      try fixture.membership.apply(ReplicaSnapshot(version: 8, replicas: []), now: 0)
+    }
+    #expect(fixture.shown == ["a.1@0 ready"])
+    #expect(fixture.membership.version == 7)
+  }
+
+  @Test func aRefusedListTouchesNothing() throws {
+    let fixture = Fixture()
+    _ = try fixture.membership.apply(snapshot(1, [entry("a")]), now: 0)
+    let name = ReplicaEntry(id: "n", generation: 1, address: .name("model", port: 80))
+    let refused: [(ReplicaSnapshot, Int)] = [
+      (snapshot(2, [entry("b"), name]), 400), (snapshot(2, [entry("b"), entry("b")]), 400),
+      (snapshot(2, (0..<17).map { entry("r\($0)") }), 507),
+      (ReplicaSnapshot(version: 2, policy: .roundRobin, replicas: [entry("b")]), 400),
+    ]
+    for (list, status) in refused {
+      do {
+        _ = try fixture.membership.apply(list, now: 0)
+        Issue.record("taken: \(list)")
+      } catch { #expect(error.status == status, "\(error)") }
+      #expect(fixture.shown == ["a.1@0 ready"])
+      #expect(fixture.board.isFree(1))
+    }
+  }
+
+  @Test func aPlaceIsKeptUntilTheLastExchangeEnds() throws {
+    let fixture = Fixture()  // 16 places
+    let full = (0..<16).map { entry("r\($0)") }
+    _ = try fixture.membership.apply(snapshot(1, full), now: 0)
+    var cursor: UInt32 = 0
+    guard
+      case .replica(let busy) = fixture.board.pick(
+        .leastLoad, cursor: &cursor, tried: Tried(), now: 0, rule: EjectionRule())
+    else { throw TestFailure("nothing to pick") }
+    var lease = fixture.board.lease(busy)
+    _ = try fixture.membership.apply(snapshot(2, Array(full.dropFirst(1))), now: 0)
+    let next = Array(full.dropFirst(1)) + [entry("new")]
+    // Busy, then free but not settled, then free.
+    for now in [2 * Self.second, 2 * Self.second] {
+      #expect(throws: SnapshotRefusal.noRoom(wanted: 1, free: 0, leaving: 1)) {
+        try fixture.membership.apply(snapshot(3, next), now: now)
+      }
+    }
+    #expect(fixture.membership.listed.count == 16)
+    fixture.board.release(&lease)
+    #expect(fixture.membership.listed.count == 15)
+    fixture.counters.replicas[Int(busy)].exchanges = 5
+    fixture.counters.histogram(.duration, of: Int(busy)).record(5_000_000)
+    #expect(throws: SnapshotRefusal.self) { try fixture.membership.apply(snapshot(3, next), now: Self.second / 2) }
+    _ = try fixture.membership.apply(snapshot(3, next), now: 2 * Self.second)
+    #expect(fixture.membership.member("new")?.index == Int(busy))
+    #expect(fixture.counters.replicas[Int(busy)].exchanges == 0)
+    #expect(fixture.counters.histogram(.duration, of: Int(busy)).sum.pointee == 0)
+    // What the log wrote of the former owner still has its name.
+    let table = fixture.membership.names.table
+    #expect(table[busy, 1] == "r0")
+    #expect(table[busy, 2] == "new")
+    #expect(table[busy, 3] == nil)
+    #expect(table[noSlot, 0] == nil)
+  }
+
+  @Test func allAreReplacedAtOnce() throws {
+    let fixture = Fixture(places: 32, replicasMax: 16)
+    let old = (0..<16).map { entry("old\($0)") }
+    let new = (0..<16).map { entry("new\($0)") }
+    _ = try fixture.membership.apply(snapshot(1, old), now: 0)
+    let applied = try fixture.membership.apply(snapshot(2, new), now: 0)
+    #expect(applied.added == 16)
+    #expect(applied.removed == 16)
+    #expect(fixture.membership.members.filter { $0.leftAt != nil }.count == 16)
+  }
+
+  @Test func manyReplicasTakeMilliseconds() throws {
+    let fixture = Fixture(places: 20_480, replicasMax: 10_240)
+    let list = (0..<10_000).map { entry("replica-\($0)-of-many") }
+    let began = monotonicNow()
+    _ = try fixture.membership.apply(snapshot(1, list), now: 0)
+    let first = monotonicNow()
+    _ = try fixture.membership.apply(snapshot(2, list.map { var e = $0; e.weight = 2; return e }), now: 0)
+    let second = monotonicNow()
+    // Unoptimised and beside other tests; a square of ten thousand would take minutes.
+    #expect(first - began < 3 * Self.second)
+    #expect(second - first < 3 * Self.second)
+    print("10,000 replicas: first list \((first - began) / 1000) µs, the next \((second - first) / 1000) µs")
+  }
+
+  @Test func standaloneListsEndWithTheFirstSnapshot() throws {
+    let fixture = Fixture()
+    #expect(try fixture.membership.apply(standalone: [entry("a")], now: 0)?.added == 1)
+    #expect(fixture.membership.version == nil)
+    #expect(try fixture.membership.apply(standalone: [entry("a"), entry("b")], now: 0)?.added == 1)
+    // A replica both know is the same one.
+    #expect(try fixture.membership.apply(snapshot(0, [entry("a")]), now: 0).added == 0)
+    #expect(try fixture.membership.apply(standalone: [entry("c")], now: 0) == nil)
+    #expect(fixture.shown == ["a.1@0 ready", "b.1@1 leaving"])
+  }
+}
+
+@Suite struct MembershipResolverTests {
+  private static let v4 = Endpoint.ipv4(0x0A00_0001, port: 80)
+  private static let other = Endpoint.ipv4(0x0A00_0002, port: 80)
+  private static let v6 = Endpoint.ipv6(high: 0, low: 1, port: 80)
+
+  @Test func namesBecomeReplicas() {
+    var replicas = ResolvedReplicas([
+      ResolverSource(endpoint: .ipv4(0x7F00_0001, port: 8000), weight: 2),
+      ResolverSource(endpoint: .name("model", port: 80), maxInFlight: 3),
+    ])
+    var said: [String] = []
+    func look(_ result: Result<[Endpoint], LookupError>) -> [String] {
+      replicas.refresh({ _, _ in result }, report: { said.append($0) })
+      return replicas.entries.map { "\($0.id)=\($0.address)" }
+    }
+    #expect(replicas.hasNames)
+    let fixed = "127.0.0.1:8000=127.0.0.1:8000"
+    #expect(look(.failure(LookupError(reason: "no such name"))) == [fixed])
+    #expect(said == ["cannot look up the replica model:80: no such name; it gets no requests until this succeeds"])
+    #expect(look(.success([Self.v4])) == [fixed, "model:80=10.0.0.1:80"])
+    // From now on numbered, and numbers stay.
+    #expect(
+      look(.success([Self.other, Self.v4])) == [fixed, "model:80#1=10.0.0.1:80", "model:80#2=10.0.0.2:80"])
+    #expect(look(.success([Self.other])) == [fixed, "model:80#2=10.0.0.2:80"])
+    #expect(look(.success([Self.v6, Self.other])) == [fixed, "model:80#1=[::1]:80", "model:80#2=10.0.0.2:80"])
+    // The last good set stays; the same trouble is told once.
+    for _ in 0..<3 { #expect(look(.success([])).count == 3) }
+    #expect(said.count == 2)
+    #expect(said[1].contains("going on with the addresses it had"))
+    #expect(replicas.entries[0].weight == 2)
+    #expect(replicas.entries[1].maxInFlight == 3)
+  }
+
+  @Test func theSystemKnowsLocalhost() throws {
+    let found = try systemLookup("localhost", 81).get()
+    #expect(found.contains(.ipv4(0x7F00_0001, port: 81)) || found.contains(.ipv6(high: 0, low: 1, port: 81)))
+    guard case .failure = systemLookup("no-such-name.invalid", 80) else { throw TestFailure("found") }
+  }
+
+  @Test func itLooksAgain() throws {
+    let answers = AdminHarness.Shared<[Endpoint]>([Self.v4])
+    let delivered = AdminHarness.Shared<[String]>([])
+    let made = Resolver(
+      [ResolverSource(endpoint: .name("model", port: 80))], intervalNs: 1_000_000,
+      lookup: { _, _ in .success(answers.get()) }, deliver: { delivered.set($0.map(\.id)) })
+    let resolver = try #require(made)
+    #expect(resolver.entries.map(\.id) == ["model:80"])
+    #expect(resolver.start())
+    answers.set([Self.v4, Self.other])
+    try eventually("the second address") { delivered.get() == ["model:80#1", "model:80#2"] }
+    resolver.stop()
+  }
+}
