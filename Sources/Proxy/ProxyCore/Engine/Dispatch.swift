@@ -154,7 +154,7 @@ extension Worker where IO: ~Copyable {
   private mutating func dispatch(_ index: UInt32, requeueInFront: Bool = false) {
     let exchange = exchanges[index]
     let tried = exchange.pointee.flags.contains(.freshOnly) ? Tried() : exchange.pointee.tried
-    switch board.pick(config.policy, cursor: &cursor, tried: tried, now: io.now, rule: config.ejection) {
+    switch board.pick(cursor: &cursor, tried: tried, now: io.now, rule: config.ejection) {
     case .replica(let replica):
       exchange.pointee.lease = board.lease(replica)
       exchange.pointee.attempts += 1

@@ -10,14 +10,17 @@ package struct WorkerView: BitwiseCopyable, @unchecked Sendable {
   package let exchanges: UnsafePointer<Exchange>
   /// Slots ever claimed; the worker stores them once a turn. What lies above was never touched.
   package let connectionsHighWater: UnsafePointer<Int>
+  /// Client address texts, `peerTextStride` bytes per connection slot.
+  package let peerTexts: UnsafePointer<UInt8>
   package let exchangesHighWater: UnsafePointer<Int>
 
   package init(
     connections: UnsafePointer<Connection>, connectionsHighWater: UnsafePointer<Int>,
-    exchanges: UnsafePointer<Exchange>, exchangesHighWater: UnsafePointer<Int>
+    peerTexts: UnsafePointer<UInt8>, exchanges: UnsafePointer<Exchange>, exchangesHighWater: UnsafePointer<Int>
   ) {
     self.connections = connections
     self.connectionsHighWater = connectionsHighWater
+    self.peerTexts = peerTexts
     self.exchanges = exchanges
     self.exchangesHighWater = exchangesHighWater
   }
@@ -76,9 +79,9 @@ package enum Introspection {
     writer.member("requests", connection.requests)
     if let exchange { writer.member("phase", word(exchange.phase)) }
     if connection.side == .downstream {
-      let client = withUnsafeBytes(of: connection.peerText) {
-        String(decoding: $0.prefix(Int(connection.peerCount)), as: UTF8.self)
-      }
+      let text = UnsafeBufferPointer(
+        start: worker.peerTexts + slot * peerTextStride, count: min(Int(connection.peerCount), peerTextStride))
+      let client = String(decoding: text, as: UTF8.self)
       writer.member("client", client)
     }
     if let replica { writer.member("replica", replica) }

@@ -1,4 +1,5 @@
-// How other threads get a worker's attention: an eventfd that its ring reads.
+// How other threads get a worker's attention: an eventfd that its ring reads. (A non-blocking pipe would not do: the
+// ring answers a read on one with EAGAIN instead of waiting.)
 
 import CLiburing
 
@@ -13,6 +14,3 @@ package struct WakeHandle: BitwiseCopyable, Sendable {
     _ = write(fd, &one, 8)
   }
 }
-
-/// The clock of `RingIO.now`: nanoseconds since some point in the past, never set back (CLOCK_MONOTONIC).
-package func monotonicNanoseconds() -> UInt64 { sky_monotonic_ns() }

@@ -62,7 +62,7 @@ package struct EjectionRule: BitwiseCopyable {
   }
 }
 
-package struct LoadBoard: BitwiseCopyable {
+package struct LoadBoard: BitwiseCopyable, @unchecked Sendable {
   package let capacity: Int
   // Dense arrays, padded to a multiple of 16 entries for the scan.
   package let inFlight: UnsafeMutablePointer<Atomic<UInt32>>
@@ -109,6 +109,10 @@ package struct BoardShared: ~Copyable {
   package let exchanges = Atomic<Int64>(0)
   /// Requests waiting for a replica.
   package let queued = Atomic<UInt32>(0)
+  /// The policy in force, a `Policy` raw value; a snapshot may change it.
+  package let policy = Atomic<UInt32>(0)
+  /// 1 once the process finishes its work to end.
+  package let draining = Atomic<UInt32>(0)
   /// Version of the snapshot in force.
   package let version = Atomic<UInt64>(0)
   /// Bumped when something happened that GET /v1/reports should tell at once.
@@ -161,8 +165,9 @@ extension LoadBoard {
   /// Chooses a replica and takes one exchange on it. `cursor` is the caller's own and makes ties go round. Exact: the
   /// count is taken in the same step as the choice is confirmed, so a limit is never exceeded by racing workers.
   @inline(__always)
-  package func pick(_ policy: Policy, cursor: inout UInt32, tried: Tried, now: UInt64, rule: EjectionRule) -> Picked {
+  package func pick(cursor: inout UInt32, tried: Tried, now: UInt64, rule: EjectionRule) -> Picked {
     let count = self.count
+    let policy: Policy = shared.pointee.policy.load(ordering: .relaxed) == 0 ? .leastLoad : .roundRobin
     if shared.pointee.ejectedReplicas.load(ordering: .relaxed) != 0, let canary = canary(tried, now, count, every: false)
     {
       return .replica(canary)
@@ -412,6 +417,10 @@ extension LoadBoard {
 // MARK: - Membership (the admin thread only)
 
 extension LoadBoard {
+  package func setPolicy(_ policy: Policy) {
+    shared.pointee.policy.store(UInt32(policy.rawValue), ordering: .relaxed)
+  }
+
   /// Fills a free index with a replica and opens it. The index must be absent and carry nothing.
   package func admit(
     _ index: Int, at address: SocketAddress, weight: Double, maxInFlight: UInt32, draining: Bool
