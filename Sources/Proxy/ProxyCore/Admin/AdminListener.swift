@@ -110,7 +110,9 @@ extension AdminListener {
     guard fchmod(fd, 0o600) == 0 else { throw failure(fd, endpoint, "cannot be made private") }
     try listen(fd, address, endpoint)
     var facts = stat()
-    guard chmod(path, 0o600) == 0, lstat(path, &facts) == 0 else { throw failure(fd, endpoint, "cannot be made private") }
+    guard chmod(path, 0o600) == 0, lstat(path, &facts) == 0 else {
+      throw failure(fd, endpoint, "cannot be made private")
+    }
     return AdminListener(
       fd: fd, access: .full, endpoint: endpoint, file: (UInt(facts.st_dev), UInt(facts.st_ino)))
   }
@@ -143,7 +145,7 @@ extension AdminListener {
   }
 
   private static func makeSocket(_ address: SocketAddress, _ endpoint: Endpoint) throws(AdminError) -> Int32 {
-    let type = Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue) | Int32(SOCK_NONBLOCK.rawValue)
+    let type = SocketType.stream | SocketType.closeOnExec | SocketType.nonBlocking
     let fd = socket(address.family, type, 0)
     if fd < 0 { throw AdminError("--admin \(endpoint): no socket: \(errorText(errno)); check the limits (ulimit -n)") }
     return fd

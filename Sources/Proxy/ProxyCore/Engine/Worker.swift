@@ -109,14 +109,6 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
       buffersOut: io.bufferCount - io.buffersFree)
   }
 
-  /// Where its slots are, for GET /v1/connections.
-  package var view: WorkerView {
-    WorkerView(
-      connections: UnsafePointer(connections.base), connectionsHighWater: UnsafePointer(connections.highWaterCell),
-      peerTexts: UnsafePointer(peerTexts), exchanges: UnsafePointer(exchanges.base),
-      exchangesHighWater: UnsafePointer(exchanges.highWaterCell))
-  }
-
   /// One turn: wait, handle every completion, decide, keep time.
   package mutating func turn() {
     io.submitAndWait(until: nextWake)

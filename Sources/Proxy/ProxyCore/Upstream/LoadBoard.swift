@@ -238,6 +238,10 @@ extension LoadBoard {
           inFlight[index].load(ordering: .relaxed) < limits[index]
         else { continue }
         inFlight[index].wrappingAdd(1, ordering: .acquiringAndReleasing)
+        guard gates[index].load(ordering: .acquiring) & (Gate.absent | Gate.draining) == 0 else {
+          inFlight[index].wrappingSubtract(1, ordering: .releasing)
+          continue
+        }
         cursor = UInt32(index) &+ 1
         return .replica(UInt32(index))
       }
@@ -342,7 +346,10 @@ extension LoadBoard {
       guard now >= due else { continue }
       guard health[candidate].canary.compareExchange(expected: 0, desired: 1, ordering: .relaxed).exchanged else { continue }
       inFlight[candidate].wrappingAdd(1, ordering: .acquiringAndReleasing)
-      return UInt32(candidate)
+      // Draining may have begun meanwhile: nothing new may go there once it has been said to be empty.
+      if gates[candidate].load(ordering: .acquiring) == Gate.ejected { return UInt32(candidate) }
+      inFlight[candidate].wrappingSubtract(1, ordering: .releasing)
+      health[candidate].canary.store(0, ordering: .relaxed)
     }
     return nil
   }
@@ -421,11 +428,13 @@ extension LoadBoard {
     shared.pointee.policy.store(UInt32(policy.rawValue), ordering: .relaxed)
   }
 
-  /// Fills a free index with a replica and opens it. The index must be absent and carry nothing.
+  /// Fills a free index (`isFree`) with a replica and opens it.
   package func admit(
     _ index: Int, at address: SocketAddress, weight: Double, maxInFlight: UInt32, draining: Bool
   ) {
-    precondition(isFree(index), "a replica index was given away while in use")
+    // Not isFree: a racing pick that is about to be undone may show as one in flight for a moment.
+    precondition(
+      gates[index].load(ordering: .acquiring) & Gate.absent != 0, "a replica index was given away while in use")
     addresses[index] = address
     places[index].generation &+= 1
     health[index].consecutiveFailures.store(0, ordering: .relaxed)
