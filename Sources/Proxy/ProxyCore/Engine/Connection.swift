@@ -150,6 +150,8 @@ package struct ExchangeFlags: BitwiseCopyable {
   /// Only a new connection may carry the next attempt.
   package static var freshOnly: ExchangeFlags { @inline(__always) get { ExchangeFlags(1 << 13) } }
   package static var gatheringTrailers: ExchangeFlags { @inline(__always) get { ExchangeFlags(1 << 14) } }
+  /// An interim response has come: the replica has begun.
+  package static let interimSeen = ExchangeFlags(1 << 16)
   package static let gatheringRequestTrailers = ExchangeFlags(1 << 15)
 
   @inline(__always)
@@ -216,6 +218,11 @@ package struct Exchange: TableSlot {
   package var bytesOut: UInt64 = 0
 
   package init() {}
+
+  /// A length or chunked body that stops short shows by itself; one that ends with the connection only by a reset.
+  package var endHidesCut: Bool {
+    flags.contains(.headSent) && (responseFraming == .untilClose || flags.contains(.dechunk))
+  }
 }
 
 /// How another thread speaks to a worker, together with `RingIO.armWake`.

@@ -170,6 +170,8 @@ extension Worker where IO: ~Copyable {
     let index = connections[slot].pointee.exchange
     if index != noSlot {
       counters.worker.pointee.clientAborts &+= 1
+      // It may only have closed its sending half: what it got of such a body must not look whole to it.
+      if exchanges[index].pointee.endHidesCut { connections[slot].pointee.flags.insert(.reset) }
       abandon(index, outcome: .clientLeft)
     }
     stop(slot)
@@ -181,7 +183,13 @@ extension Worker where IO: ~Copyable {
     case .downstream: clientGone(slot)
     case .upstream:
       let index = connections[slot].pointee.exchange
-      if index == noSlot { stop(slot) } else { attemptFailed(index, .send, timedOut: false, nothingAccepted: false) }
+      if index == noSlot {
+        stop(slot)
+      } else if exchanges[index].pointee.phase == .tunnel {
+        abandonTunnel(index)
+      } else {
+        attemptFailed(index, .send, timedOut: false, nothingAccepted: false)
+      }
     }
   }
 

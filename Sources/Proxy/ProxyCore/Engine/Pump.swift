@@ -186,6 +186,16 @@ extension Worker where IO: ~Copyable {
   mutating func resumeReceive(_ slot: UInt32) {
     let connection = connections[slot]
     guard connection.pointee.flags.isDisjoint(with: .receiving | .closing | .ended | .starved) else { return }
+    if connection.pointee.side == .downstream, readsAhead(slot) {
+      // The request has been read: what comes now is the next one, and one buffer of that is enough.
+      connection.pointee.receiveLimit = UInt32(io.bufferSize)
+      if connection.pointee.input.isEmpty {
+        armReceive(slot, pollFirst: true)
+      } else {
+        connection.pointee.flags.insert(.paused)
+      }
+      return
+    }
     let backlog = backlogBehind(slot)
     // Most of the last limit has gone on: the other side keeps up, so fewer and larger receives are cheaper. While
     // buffers are scarce every stream stays at one.
@@ -201,6 +211,13 @@ extension Worker where IO: ~Copyable {
     } else {
       connection.pointee.flags.insert(.paused)
     }
+  }
+
+  @inline(__always)
+  private func readsAhead(_ slot: UInt32) -> Bool {
+    let index = connections[slot].pointee.exchange
+    return index != noSlot && exchanges[index].pointee.flags.contains(.requestRead)
+      && exchanges[index].pointee.phase != .tunnel
   }
 
   /// Bytes that came from this connection and have not gone on yet.
