@@ -100,6 +100,8 @@ package struct Connection: TableSlot {
   package var requests: UInt32
   /// Bytes the next receive may bring; grows while the other side keeps up.
   package var receiveLimit: UInt32
+  /// When bytes last came: tells a half-close from a leaving client.
+  package var receivedAt: UInt64
   /// When a send was last begun or finished: tells a stalled peer.
   package var progressAt: UInt64
   /// A head that came in pieces is gathered here.
@@ -209,7 +211,6 @@ package struct Exchange: TableSlot {
   package var unsent = SegmentQueue()
   // The timeline, nanoseconds of the worker's clock; 0 = not yet.
   package var startedAt: UInt64 = 0
-  package var requestReadAt: UInt64 = 0
   package var pickedAt: UInt64 = 0
   package var connectedAt: UInt64 = 0
   package var firstByteAt: UInt64 = 0

@@ -121,9 +121,7 @@ extension Worker where IO: ~Copyable {
   }
 
   mutating func requestWasRead(_ index: UInt32) {
-    let exchange = exchanges[index]
-    exchange.pointee.flags.insert(.requestRead)
-    exchange.pointee.requestReadAt = io.now
+    exchanges[index].pointee.flags.insert(.requestRead)
   }
 
   // MARK: picking

@@ -9,6 +9,7 @@ extension Worker where IO: ~Copyable {
     _ slot: UInt32, _ base: UnsafeMutablePointer<UInt8>, _ count: Int, _ owner: SegmentOwner
   ) {
     let connection = connections[slot]
+    connection.pointee.receivedAt = io.now
     switch connection.pointee.state {
     case .readingHead:
       readHead(slot, base, count, owner)
@@ -153,7 +154,7 @@ extension Worker where IO: ~Copyable {
       // wants to say; a later one is a client that has gone (it cannot be told from close()).
       // One that has had part of its response has seen that we are not waiting for its FIN.
       let soon =
-        io.now &- exchange.pointee.requestReadAt <= config.halfCloseGraceNs
+        io.now &- connection.pointee.receivedAt <= config.halfCloseGraceNs
         && !exchange.pointee.flags.contains(.headSent)
       let mayComplete = !read && !connection.pointee.input.isEmpty
       if (read && (soon || config.halfCloseAnswers)) || mayComplete { return }

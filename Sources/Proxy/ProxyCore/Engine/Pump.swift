@@ -47,12 +47,13 @@ extension Worker where IO: ~Copyable {
     case .length:
       let take = Int(min(UInt64(count), exchange.pointee.requestLeft))
       exchange.pointee.requestLeft -= UInt64(take)
+      exchange.pointee.bytesIn &+= UInt64(take)
       if exchange.pointee.requestLeft == 0 { requestWasRead(index) }
       forward(index, slot, base, take: take, count, owner)
     case .chunked:
       let step = exchange.pointee.requestChunks.feed(base, count)
-      let total = exchange.pointee.bytesIn &+ UInt64(step.payload)
-      if config.bodyBytesMax != 0 && total > config.bodyBytesMax {
+      exchange.pointee.bytesIn &+= UInt64(step.payload)
+      if config.bodyBytesMax != 0 && exchange.pointee.bytesIn > config.bodyBytesMax {
         release(owner)
         finishLocally(index, .bodyTooLarge)
         return
@@ -82,7 +83,6 @@ extension Worker where IO: ~Copyable {
     _ owner: SegmentOwner
   ) {
     let exchange = exchanges[index]
-    exchange.pointee.bytesIn &+= UInt64(take)
     counters.replicas[Int(exchange.pointee.lease.replica)].bytesToReplica &+= UInt64(take)
     if connections[slot].pointee.flags.contains(.sendBroken) {
       // The replica takes no more; its early answer is awaited.
