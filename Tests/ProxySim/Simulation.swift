@@ -53,6 +53,7 @@ package struct Simulation: ~Copyable {
     world.trace.verbose = verbose
     CrashReport.watch(world, seed: seed, profile: profile)
     board = LoadBoard(capacity: 16)
+    board.setPolicy(chance.hit(0.3) ? .roundRobin : .leastLoad)
     counters = CounterSet(replicas: board.capacity)
     control = mapZeroed(1)
     members = Array(repeating: nil, count: board.capacity)
@@ -98,7 +99,6 @@ package struct Simulation: ~Copyable {
     config.halfCloseGraceNs = chance.pick([0, 10 * Nanoseconds.millisecond])
     config.halfCloseAnswers = chance.hit(0.2)
     config.maxAttempts = chance.within(1, 4)
-    config.policy = chance.hit(0.3) ? .roundRobin : .leastLoad
     config.forwarded = chance.hit(0.5) ? .append : .replace
     config.streamWindow = UInt32(max(2 * bufferBytes, chance.pick([4096, 16_384, 65_536])))
     config.retryPercent = UInt32(chance.pick([0, 20, 100]))

@@ -247,3 +247,5 @@ static inline int sky_open_listener(void *address, unsigned *length, unsigned ro
   getsockname(fd, (struct sockaddr *)address, length);
   return fd;
 }
+
+static inline int sky_socketpair(int *ends) { return socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends); }

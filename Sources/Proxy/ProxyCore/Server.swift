@@ -18,15 +18,15 @@ package final class Server {
 
   package init(_ config: ProxyConfig) {
     self.config = config
-    board = LoadBoard(capacity: config.maxReplicas)
+    // Replacing every replica at once needs room for both sets until the old ones have finished.
+    board = LoadBoard(capacity: 2 * config.maxReplicas)
   }
 
   /// Serves until a signal ends it. Returns the exit status.
   package func run() throws(ServerError) -> Int32 {
     let workers = config.workers == 0 ? max(1, Int(sysconf(Int32(_SC_NPROCESSORS_ONLN)))) : config.workers
-    var engine = EngineConfig(config)
+    let engine = EngineConfig(config)
     let descriptors = raiseDescriptorLimit(wanted: 2 * config.maxConnections + 256 + 16 * workers)
-    engine.maxConnections = config.maxConnections
     let plan = MemoryPlan(config: engine, buffers: config.buffers, bufferBytes: config.bufferSize)
     if config.printPlan {
       print(plan.text(workers: workers, descriptors: descriptors), terminator: "")
@@ -35,7 +35,7 @@ package final class Server {
     let features: RingFeatures
     do { features = try RingProbe.run() } catch { throw ServerError(message: error.advice) }
     blockSignals()
-    for replica in config.replicas { try admit(replica) }
+    board.setPolicy(Policy(config.policy))
     for address in config.listen { try bind(address, workers: workers) }
     var options = RingOptions()
     options.completions = UInt32(plan.completions)
@@ -43,25 +43,62 @@ package final class Server {
     options.bufferBytes = config.bufferSize
     options.batchWaitUs = UInt32(config.batchWaitNs / 1000)
     for index in 0..<workers {
-      let thread = WorkerThread(
-        options: options, features: features, engine: engine, board: board, listeners: listenSockets.map { $0[index] })
-      try thread.start()
-      threads.append(thread)
+      threads.append(
+        WorkerThread(
+          options: options, features: features, engine: engine, board: board,
+          listeners: listenSockets.map { $0[index] }))
     }
-    log("ready workers=\(workers) replicas=\(config.replicas.count) \(features.summary)")
-    return waitForEnd()
+    let membership = Membership(
+      board: board, counters: threads.map(\.counters), replicasMax: config.maxReplicas,
+      defaultMaxInFlight: config.maxInFlight, policy: config.policy, canChangePolicy: true)
+    let log = try openLog(membership)
+    for thread in threads { try thread.start() }
+    let admin = try startAdmin(membership, log)
+    say("ready workers=\(workers) replicas=\(config.replicas.count) \(features.summary)")
+    let status = waitForEnd(log)
+    admin.stop()
+    log?.stop()
+    return status
   }
 
   // MARK: start
 
-  private func admit(_ option: ReplicaOption) throws(ServerError) {
-    guard let address = SocketAddress(option.endpoint) else {
-      throw ServerError(message: "--replica \(option.text): give an address; names are resolved by the resolver")
+  private func openLog(_ membership: Membership) throws(ServerError) -> AccessLog? {
+    do throws(AccessLogError) {
+      let log = try AccessLog(
+        to: config.accessLog, format: config.accessLogFormat, showsQuery: config.accessLogQuery,
+        rings: threads.compactMap(\.log), names: membership.names)
+      try log?.start()
+      return log
+    } catch {
+      throw ServerError(message: error.description)
     }
-    let index = board.count
-    board.admit(
-      index, at: address, weight: option.weight, maxInFlight: UInt32(option.maxInFlight ?? config.maxInFlight),
-      draining: false)
+  }
+
+  /// The admin thread runs even without an address: it also takes what the resolver finds.
+  private func startAdmin(_ membership: Membership, _ log: AccessLog?) throws(ServerError) -> AdminServer {
+    let process = getpid()
+    let board = board
+    let actions = AdminActions(
+      drain: { kill(process, SIGTERM) }, isDraining: { board.shared.pointee.draining.load(ordering: .relaxed) != 0 },
+      logLinesLost: { log?.linesLost ?? 0 }, choosePolicy: { board.setPolicy(Policy($0)) })
+    let admin = AdminServer(
+      endpoints: config.admin, membership: membership, workers: threads.map(\.view),
+      reportIntervalNs: config.reportIntervalNs, actions: actions)
+    if !config.replicas.isEmpty {
+      let resolver = Resolver(
+        config.replicas.map { ResolverSource($0) }, intervalNs: config.resolveIntervalNs,
+        deliver: { [weak admin] entries in admin?.offer(standalone: entries) })
+      do throws(SnapshotRefusal) {
+        _ = try membership.apply(standalone: resolver.entries, now: monotonicNanoseconds())
+      } catch {
+        throw ServerError(message: "--replica: \(error.description)")
+      }
+      _ = resolver.start()
+    }
+    do throws(AdminError) { try admin.start() } catch { throw ServerError(message: error.description) }
+    for endpoint in admin.listening { say("admin address=\(endpoint)") }
+    return admin
   }
 
   /// A listening socket per worker (SO_REUSEPORT), so that the kernel spreads connections without a lock between them.
@@ -75,7 +112,13 @@ package final class Server {
         sockets.append(first)
         continue
       }
-      if case .unix(let path) = endpoint { unlink(path) }
+      if case .unix(let path) = endpoint {
+        do throws(AdminError) {
+          try AdminListener.clearWay(path, address, endpoint, flag: "--listen")
+        } catch {
+          throw ServerError(message: error.description)
+        }
+      }
       let fd = openListener(&address)
       guard fd >= 0 else {
         throw ServerError(
@@ -84,7 +127,7 @@ package final class Server {
       sockets.append(fd)
     }
     listenSockets.append(sockets)
-    log("listening address=\(address.text)")
+    say("listening address=\(address.text)")
   }
 
   private func raiseDescriptorLimit(wanted: Int) -> Int {
@@ -99,7 +142,7 @@ package final class Server {
       getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
     }
     if limit.rlim_cur < UInt(wanted) {
-      log(
+      say(
         "descriptors limit=\(limit.rlim_cur) wanted=\(wanted) note=\"the hard limit (ulimit -Hn) allows about "
           + "\((Int(limit.rlim_cur) - 256) / 2) streaming clients; beyond, clients get 503\"")
     }
@@ -125,7 +168,7 @@ package final class Server {
   }
 
   /// SIGTERM or SIGINT: stop accepting, finish what is in flight up to --drain-timeout. A second one ends at once.
-  private func waitForEnd() -> Int32 {
+  private func waitForEnd(_ log: AccessLog?) -> Int32 {
     var set = signalSet()
     var deadline: UInt64 = .max
     while true {
@@ -135,18 +178,21 @@ package final class Server {
       switch sigtimedwait(&set, nil, &timeout) {
       case SIGUSR2:
         if threads.allSatisfy({ $0.isFinished }) {
-          log("stopped")
+          say("stopped")
           return 0
         }
       case SIGTERM where deadline != .max, SIGINT where deadline != .max:
-        log("second signal: ending at once")
+        say("second signal: ending at once")
         return 1
       case SIGTERM, SIGINT:
-        log("draining timeout_s=\(config.drainTimeoutNs / 1_000_000_000)")
+        say("draining timeout_s=\(config.drainTimeoutNs / 1_000_000_000)")
         deadline = now + config.drainTimeoutNs
+        board.shared.pointee.draining.store(1, ordering: .relaxed)
         for thread in threads { thread.command(1) }
+      case SIGHUP:
+        log?.requestReopen()
       case -1 where deadline != .max && monotonicNanoseconds() >= deadline:
-        log("drain timed out exchanges_cut=\(board.shared.pointee.exchanges.load(ordering: .relaxed))")
+        say("drain timed out exchanges_cut=\(board.shared.pointee.exchanges.load(ordering: .relaxed))")
         return 0
       default: break
       }
@@ -155,7 +201,7 @@ package final class Server {
 }
 
 /// One line on standard error: `key=value`, for people and machines.
-package func log(_ line: String) {
+package func say(_ line: String) {
   var text = "sky-proxy: " + line + "\n"
   text.withUTF8 { _ = write(2, $0.baseAddress, $0.count) }
 }
@@ -168,6 +214,8 @@ private final class WorkerThread: @unchecked Sendable {
   private let board: LoadBoard
   private let listeners: [Int32]
   let counters: CounterSet
+  let log: LogRing?
+  private let seen = Mutex<WorkerView?>(nil)
   private let control: UnsafeMutablePointer<WorkerControl> = mapZeroed(1)
   private let handle = WakeHandle()
   private let done = Atomic<Bool>(false)
@@ -183,6 +231,13 @@ private final class WorkerThread: @unchecked Sendable {
     self.board = board
     self.listeners = listeners
     counters = CounterSet(replicas: board.capacity)
+    log = engine.logs ? LogRing() : nil
+  }
+
+  /// Where its slots are; there once `start` has returned.
+  var view: WorkerView {
+    guard let view = seen.withLock({ $0 }) else { preconditionFailure("a worker was looked at before its start") }
+    return view
   }
 
   var isFinished: Bool { done.load(ordering: .acquiring) }
@@ -210,8 +265,10 @@ private final class WorkerThread: @unchecked Sendable {
   private func body() {
     do {
       let io = try UringIO(options, features: features, wakeFd: handle.fd)
-      var worker = Worker(io: io, config: engine, board: board, counters: counters, control: control, log: nil)
+      var worker = Worker(io: io, config: engine, board: board, counters: counters, control: control, log: log)
       for fd in listeners { worker.listen(on: fd) }
+      let view = worker.view
+      seen.withLock { $0 = view }
       started.store(true, ordering: .releasing)
       while !worker.isFinished { worker.turn() }
     } catch {
@@ -220,6 +277,16 @@ private final class WorkerThread: @unchecked Sendable {
     }
     done.store(true, ordering: .releasing)
     kill(getpid(), SIGUSR2)
+  }
+}
+
+extension Policy {
+  /// Both least-load policies are one: in-flight ÷ weight, the weights being what the instances can carry.
+  init(_ name: PolicyName) {
+    switch name {
+    case .leastLoad, .instanceAwareLeastLoad: self = .leastLoad
+    case .roundRobin: self = .roundRobin
+    }
   }
 }
 
@@ -248,7 +315,6 @@ extension EngineConfig {
     retryPercent = UInt32(config.retryBudgetPercent)
     retryBurst = UInt32(config.retryBurst)
     ejection = EjectionRule(after: UInt32(config.ejectAfter), minNs: config.ejectMinNs, maxNs: config.ejectMaxNs)
-    policy = config.policy == .roundRobin ? .roundRobin : .leastLoad
     streamWindow = UInt32(config.streamWindow)
     forwarded =
       switch config.forwarded {

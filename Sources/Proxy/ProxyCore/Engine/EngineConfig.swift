@@ -36,7 +36,6 @@ package struct EngineConfig: BitwiseCopyable {
   package var retryPercent: UInt32 = 20
   package var retryBurst: UInt32 = 1000
   package var ejection = EjectionRule()
-  package var policy = Policy.leastLoad
   /// Bytes one stream may be ahead of a slow reader.
   package var streamWindow: UInt32 = 524_288
   package var forwarded = ForwardedMode.append

@@ -30,6 +30,7 @@ extension Worker where IO: ~Copyable {
 
   mutating func acceptAgain() {
     acceptAgainAt = 0
+    guard !draining else { return }
     var index = 0
     while index < listening {
       if accepting & (1 << UInt8(index)) == 0 { armAccept(index) }

@@ -192,6 +192,7 @@ extension Worker where IO: ~Copyable {
   ) {
     let exchange = exchanges[index]
     let headBytes = Int(head.headBytes)
+    exchange.pointee.flags.insert(.interimSeen)
     // HTTP/1.0 knows no interim responses (RFC 9110 15.2).
     if !exchange.pointee.flags.contains(.http10) {
       if let block = blocks.claim(atLeast: headBytes + responseHeadGrowthMax) {
@@ -390,7 +391,7 @@ extension Worker where IO: ~Copyable {
         attemptFailed(index, .body, timedOut: false, nothingAccepted: false)
       }
     case .tunnel:
-      if clean { tunnelEnded(slot) } else { abandon(index, outcome: .tunnel) }
+      if clean { tunnelEnded(slot) } else { abandonTunnel(index) }
     case .ready, .queued, .connecting:
       preconditionFailure("the stream of an exchange ended before it was connected")
     }

@@ -50,7 +50,7 @@ package enum RingProbe {
     var io = try UringIO(options, features: trial, wakeFd: -1)
     var ends: (Int32, Int32) = (-1, -1)
     let made = withUnsafeMutableBytes(of: &ends) {
-      socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, $0.baseAddress!.assumingMemoryBound(to: Int32.self))
+      sky_socketpair($0.baseAddress!.assumingMemoryBound(to: Int32.self))
     }
     guard made == 0 else { return false }
     defer {

@@ -1,4 +1,5 @@
-// How other threads get a worker's attention: an eventfd that its ring reads.
+// How other threads get a worker's attention: an eventfd that its ring reads. (A non-blocking pipe would not do: the
+// ring answers a read on one with EAGAIN instead of waiting.)
 
 import CLiburing
 

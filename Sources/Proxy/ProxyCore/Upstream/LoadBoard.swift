@@ -62,7 +62,7 @@ package struct EjectionRule: BitwiseCopyable {
   }
 }
 
-package struct LoadBoard: BitwiseCopyable {
+package struct LoadBoard: BitwiseCopyable, @unchecked Sendable {
   package let capacity: Int
   // Dense arrays, padded to a multiple of 16 entries for the scan.
   package let inFlight: UnsafeMutablePointer<Atomic<UInt32>>
@@ -109,6 +109,10 @@ package struct BoardShared: ~Copyable {
   package let exchanges = Atomic<Int64>(0)
   /// Requests waiting for a replica.
   package let queued = Atomic<UInt32>(0)
+  /// The policy in force, a `Policy` raw value; a snapshot may change it.
+  package let policy = Atomic<UInt32>(0)
+  /// 1 once the process finishes its work to end.
+  package let draining = Atomic<UInt32>(0)
   /// Version of the snapshot in force.
   package let version = Atomic<UInt64>(0)
   /// Bumped when something happened that GET /v1/reports should tell at once.
@@ -161,8 +165,9 @@ extension LoadBoard {
   /// Chooses a replica and takes one exchange on it. `cursor` is the caller's own and makes ties go round. Exact: the
   /// count is taken in the same step as the choice is confirmed, so a limit is never exceeded by racing workers.
   @inline(__always)
-  package func pick(_ policy: Policy, cursor: inout UInt32, tried: Tried, now: UInt64, rule: EjectionRule) -> Picked {
+  package func pick(cursor: inout UInt32, tried: Tried, now: UInt64, rule: EjectionRule) -> Picked {
     let count = self.count
+    let policy: Policy = shared.pointee.policy.load(ordering: .relaxed) == 0 ? .leastLoad : .roundRobin
     if shared.pointee.ejectedReplicas.load(ordering: .relaxed) != 0, let canary = canary(tried, now, count, every: false)
     {
       return .replica(canary)
@@ -233,6 +238,10 @@ extension LoadBoard {
           inFlight[index].load(ordering: .relaxed) < limits[index]
         else { continue }
         inFlight[index].wrappingAdd(1, ordering: .acquiringAndReleasing)
+        guard gates[index].load(ordering: .acquiring) & (Gate.absent | Gate.draining) == 0 else {
+          inFlight[index].wrappingSubtract(1, ordering: .releasing)
+          continue
+        }
         cursor = UInt32(index) &+ 1
         return .replica(UInt32(index))
       }
@@ -337,7 +346,10 @@ extension LoadBoard {
       guard now >= due else { continue }
       guard health[candidate].canary.compareExchange(expected: 0, desired: 1, ordering: .relaxed).exchanged else { continue }
       inFlight[candidate].wrappingAdd(1, ordering: .acquiringAndReleasing)
-      return UInt32(candidate)
+      // Draining may have begun meanwhile: nothing new may go there once it has been said to be empty.
+      if gates[candidate].load(ordering: .acquiring) == Gate.ejected { return UInt32(candidate) }
+      inFlight[candidate].wrappingSubtract(1, ordering: .releasing)
+      health[candidate].canary.store(0, ordering: .relaxed)
     }
     return nil
   }
@@ -412,11 +424,17 @@ extension LoadBoard {
 // MARK: - Membership (the admin thread only)
 
 extension LoadBoard {
-  /// Fills a free index with a replica and opens it. The index must be absent and carry nothing.
+  package func setPolicy(_ policy: Policy) {
+    shared.pointee.policy.store(UInt32(policy.rawValue), ordering: .relaxed)
+  }
+
+  /// Fills a free index (`isFree`) with a replica and opens it.
   package func admit(
     _ index: Int, at address: SocketAddress, weight: Double, maxInFlight: UInt32, draining: Bool
   ) {
-    precondition(isFree(index), "a replica index was given away while in use")
+    // Not isFree: a racing pick that is about to be undone may show as one in flight for a moment.
+    precondition(
+      gates[index].load(ordering: .acquiring) & Gate.absent != 0, "a replica index was given away while in use")
     addresses[index] = address
     places[index].generation &+= 1
     health[index].consecutiveFailures.store(0, ordering: .relaxed)
