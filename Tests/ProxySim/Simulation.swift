@@ -253,17 +253,17 @@ package struct Simulation: ~Copyable {
 
   /// DESIGN rule 8: the client has left, so its replica connection ends in the same turn.
   private func checkGone(_ link: Link) {
-    guard let client = link.peer as? SimClient else { return }
+    guard let client = link.peer as? SimClient, !link.proxyShutWrite else { return }
     for request in client.script {
       guard let attempt = request.attempts.last else { continue }
       let upstream = world.links[attempt.link]
-      guard upstream.offered === request, !upstream.stopped, !upstream.proxyClosed else { continue }
-      let isParked = !request.plans.isEmpty && upstream.toProxy.read == upstream.toProxy.accepted
-      if isParked { continue }
+      guard upstream.offered === request, !request.isPoisoned, !upstream.stopped, !upstream.proxyClosed else { continue }
+      let isAnswered = !request.plans.isEmpty && upstream.toProxy.read >= min(upstream.toProxy.accepted, upstream.unaskedFrom)
+      if isAnswered { continue }
       if link.goneTurn == world.turn {
         world.fail("link \(link.id)'s client has gone, but the replica of request \(request.id) still works for it")
       } else if link.toldEnd, !config.halfCloseAnswers, request.isSent,
-        world.now > link.lastTaken + config.halfCloseGraceNs + 1_000_000
+        world.now > max(link.lastTaken, attempt.offeredAt) + config.halfCloseGraceNs + 1_000_000
       {
         world.fail("link \(link.id)'s client has closed, but the replica of request \(request.id) still works for it")
       }

@@ -48,6 +48,8 @@ package final class World {
     /// Its last completion is decided: posted, or on the calendar.
     var ended = false
     var free = true
+    /// With the kernel; before that it is only queued.
+    var started = false
     var result: Int32 = 0
   }
   private(set) var ops: [Op] = []
@@ -117,14 +119,14 @@ package final class World {
     now += 200 + UInt64(chance.below(1_500))
     for op in submissions {
       switch ops[op].kind {
-      case .shutdown, .close, .cancel:
-        // The kernel hands some of these to a thread of its own.
+      case .shutdown, .close:
+        // The kernel hands these to a thread of its own (IORING_OP_SHUTDOWN always).
         if chance.hit(profile.late) {
           schedule(.perform, op, ops[op].serial, after: chance.delay(profile.lateNs))
         } else {
           perform(op)
         }
-      case .accept, .wake, .connect, .receive, .send: perform(op)
+      case .accept, .wake, .connect, .receive, .send, .cancel: perform(op)
       }
     }
     submissions.removeAll(keepingCapacity: true)
@@ -380,6 +382,7 @@ package final class World {
   // MARK: performing
 
   private func perform(_ op: Int) {
+    ops[op].started = true
     let link = ops[op].link >= 0 ? links[ops[op].link] : nil
     switch ops[op].kind {
     case .accept: tryAccept()
@@ -739,7 +742,7 @@ package final class World {
   }
 
   private func performCancel(_ op: Int) {
-    guard let target = byToken[ops[op].target.raw], !ops[target].ended else {
+    guard let target = byToken[ops[op].target.raw], ops[target].started, !ops[target].ended else {
       finish(op, chance.hit(0.2) ? -114 : -2)
       return
     }
