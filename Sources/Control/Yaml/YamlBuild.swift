@@ -46,7 +46,8 @@ extension YamlParser {
         pos += 1
         next.anchor = anchored.count
         next.weight = weight
-        anchors[try anchorName("&")] = anchored.count
+        let name = try anchorName("&")
+        anchors[name] = anchored.count
         anchored.append(nil)
       } else {
         next.tag = try tag()
@@ -70,13 +71,16 @@ extension YamlParser {
       throw fail("two tags for one node", "Keep one of them.", at: place ?? pos)
     }
     return Properties(
-      anchor: outer.anchor ?? own.anchor, tag: outer.tag ?? own.tag, weight: outer.anchor == nil ? own.weight : outer.weight)
+      anchor: outer.anchor ?? own.anchor, tag: outer.tag ?? own.tag,
+      weight: outer.anchor == nil ? own.weight : outer.weight)
   }
 
   private mutating func anchorName(_ sign: String) throws(YamlError) -> String {
     let start = pos
     while !isBlank(bytes[pos]), !isFlowIndicator(bytes[pos]) { pos += 1 }
-    if pos == start { throw fail("expected a name after '\(sign)'", "Quote the text if it is meant as such.", at: start - 1) }
+    if pos == start {
+      throw fail("expected a name after '\(sign)'", "Quote the text if it is meant as such.", at: start - 1)
+    }
     return String(decoding: bytes[start..<pos], as: UTF8.self)
   }
 
@@ -97,7 +101,8 @@ extension YamlParser {
     weight += target.weight
     aliasWeight += target.weight
     if aliasWeight > aliasBytesMax {
-      throw fail("the document's aliases unfold to more than \(aliasBytesMax / 1_000_000) MB", "Use fewer of them.", at: start)
+      throw fail(
+        "the document's aliases unfold to more than \(aliasBytesMax / 1_000_000) MB", "Use fewer of them.", at: start)
     }
     var node = target.node
     node.mark = mark
@@ -134,7 +139,8 @@ extension YamlParser {
     case "!": return .other("!" + suffix)
     case "!!": return namedTag(yamlOrg + suffix)
     default:
-      throw fail("the tag handle '\(handle)' is not defined", "Define it with a %TAG line before the document.", at: start)
+      throw fail(
+        "the tag handle '\(handle)' is not defined", "Define it with a %TAG line before the document.", at: start)
     }
   }
 
@@ -202,7 +208,8 @@ extension YamlParser {
     case nil, .other("!"): (tag, value) = (.str, .string(text))
     case let given?:
       guard let meaning = resolveTagged(text, as: given) else {
-        throw fail("cannot read \(quoted(text)) as \(tagName(given))", "Correct the value or the tag.", at: Int(mark.offset))
+        throw fail(
+          "cannot read \(quoted(text)) as \(tagName(given))", "Correct the value or the tag.", at: Int(mark.offset))
       }
       (tag, value) = (given, meaning)
     }

@@ -14,7 +14,9 @@ extension YamlParser {
     case ascii(","), ascii("["), ascii("]"), ascii("{"), ascii("}"):
       throw fail("found '\(character(byte))' where a value is expected", "Remove it, or quote the text.", at: pos)
     case ascii("#"):
-      throw fail("found '#' where a value is expected", "Put a space before '#' if a comment is meant, or quote the text.", at: pos)
+      throw fail(
+        "found '#' where a value is expected", "Put a space before '#' if a comment is meant, or quote the text.",
+        at: pos)
     case ascii("&"), ascii("!"):
       throw fail("found another anchor or tag", "A node has one of each at most.", at: pos)
     case ascii("|"), ascii(">"):
@@ -197,7 +199,7 @@ extension YamlParser {
     guard indent(of: line) >= least else {
       throw fail(
         "this line belongs to the quoted text that starts at \(placeName(open)) and is not indented enough",
-        "Indent it by at least \(least) \(least == 1 ? "space" : "spaces"), or close the quotes.", at: pos)
+        "Indent it by at least \(spaces(least)), or close the quotes.", at: pos)
     }
     return blankLines
   }
@@ -243,7 +245,8 @@ extension YamlParser {
       while bytes[after] & 0xC0 == 0x80 { after += 1 }
       let shown = String(decoding: bytes[start..<after], as: UTF8.self)
       throw fail(
-        "'\(shown)' is not an escape", "Double the backslash, or use single quotes: nothing is escaped there.", at: start)
+        "'\(shown)' is not an escape", "Double the backslash, or use single quotes: nothing is escaped there.",
+        at: start)
     }
     guard appendUtf8(scalar, to: &text) else {
       throw fail("\(codePoint(scalar)) is not a character", "Correct the escape.", at: start)
@@ -254,7 +257,8 @@ extension YamlParser {
     var value: UInt32 = 0
     for _ in 0..<count {
       guard let digit = Character(Unicode.Scalar(bytes[pos])).hexDigitValue, bytes[pos] < 0x80 else {
-        throw fail("the escape '\\\(character(bytes[start + 1]))' needs \(count) hexadecimal digits", "Complete it.", at: start)
+        throw fail(
+          "the escape '\\\(character(bytes[start + 1]))' needs \(count) hexadecimal digits", "Complete it.", at: start)
       }
       value = value << 4 | UInt32(digit)
       pos += 1
@@ -355,21 +359,21 @@ extension YamlParser {
   /// The first line of text sets the indentation; blank lines before it must not be longer.
   private func detectIndent(_ least: Int, _ start: Int) throws(YamlError) -> Int {
     var line = pos
-    var longest = (spaces: 0, line: pos)
+    var longest = (width: 0, line: pos)
     while true {
-      let spaces = indent(of: line)
-      let index = line + spaces
+      let width = indent(of: line)
+      let index = line + width
       guard isBreak(bytes[index]) || bytes[index] == 0 else {
-        if spaces < least { return max(least, longest.spaces) }
-        if longest.spaces > spaces {
+        if width < least || width == 0 && isMarker(line) { return max(least, longest.width) }
+        if longest.width > width {
           throw fail(
             "this blank line has more spaces than the first line of the text that starts at \(placeName(start))",
             "Remove the spaces, or give the indentation: '|2'.", at: longest.line)
         }
-        return spaces
+        return width
       }
-      if spaces > longest.spaces { longest = (spaces, line) }
-      if bytes[index] == 0 { return max(least, longest.spaces) }
+      if width > longest.width { longest = (width, line) }
+      if bytes[index] == 0 { return max(least, longest.width) }
       line = lineAfter(index)
     }
   }

@@ -41,7 +41,8 @@ func resolveTagged(_ text: String, as tag: YamlTag) -> YamlValue? {
     case .string:
       // `!!float 1e3`: plain exponents are floats once one says so.
       let isNumber = text.utf8.allSatisfy {
-        (ascii("0")...ascii("9")).contains($0) || [ascii("+"), ascii("-"), ascii("."), ascii("e"), ascii("E")].contains($0)
+        (ascii("0")...ascii("9")).contains($0)
+          || [ascii("+"), ascii("-"), ascii("."), ascii("e"), ascii("E")].contains($0)
       }
       return isNumber ? Double(text).map { .float($0) } : nil
     case .null, .bool, .list, .map: return nil
