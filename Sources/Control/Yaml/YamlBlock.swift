@@ -1,9 +1,100 @@
 // Block collections: structure by columns [8.2]. Called by YamlParser for each document's content.
 //
-// A reader is called at its node's first character and leaves the cursor at the first character of the next content, on
-// a later line, or at the end of the text.
+// A node is opened at its first character. When it is whole, the cursor is at the first character of the next content,
+// on a later line, or at the end of the text.
 
 extension YamlParser {
+  // MARK: - Open collections
+
+  /// What stands where a node is expected: a whole node, or a block collection whose entries follow.
+  enum Opened {
+    case node(YamlNode)
+    case collection(BlockFrame)
+  }
+
+  /// A block collection that is being read.
+  struct BlockFrame {
+    enum Kind {
+      /// A zero sequence stands in the column of the mapping whose value it is.
+      case sequence, zeroSequence, mapping
+    }
+    enum Awaited {
+      case entry, explicitKey
+      case value(of: YamlNode)
+    }
+    let kind: Kind
+    let indent: Int
+    let mark: YamlMark
+    let properties: Properties
+    var awaited = Awaited.entry
+    var items: [YamlNode] = []
+    var entries = Entries()
+  }
+
+  /// Reads on from an opened node until it is whole. Open collections wait in a list and not on the stack, so that
+  /// depth costs little.
+  mutating func complete(_ first: Opened) throws(YamlError) -> YamlNode {
+    var frames: [BlockFrame] = []
+    var opened = first
+    while true {
+      switch opened {
+      case .collection(let frame):
+        try enter()
+        frames.append(frame)
+        opened = try firstChild(&frames[frames.count - 1])
+      case .node(let node):
+        if frames.isEmpty { return node }
+        if let next = try accept(node, &frames[frames.count - 1]) {
+          opened = next
+        } else {
+          opened = .node(try close(frames.removeLast()))
+        }
+      }
+    }
+  }
+
+  private mutating func firstChild(_ frame: inout BlockFrame) throws(YamlError) -> Opened {
+    switch frame.kind {
+    case .sequence, .zeroSequence: return try item(frame.indent)
+    case .mapping:
+      if case .value = frame.awaited { return try implicitValue(frame.indent) }
+      return try nextEntry(&frame)
+    }
+  }
+
+  /// A child is whole: the next one, or nil where the collection ends.
+  private mutating func accept(_ node: YamlNode, _ frame: inout BlockFrame) throws(YamlError) -> Opened? {
+    switch frame.kind {
+    case .sequence, .zeroSequence:
+      frame.items.append(node)
+      return try nextItem(frame)
+    case .mapping:
+      switch frame.awaited {
+      case .entry: preconditionFailure("a mapping awaits a key or a value before it opens a child")
+      case .explicitKey:
+        if pos < end, !atAnyMarker, lineIndent == frame.indent, !tabbed, blockIndicator == .value {
+          frame.awaited = .value(of: node)
+          pos += 1
+          return try blockNode(parent: frame.indent, zeroSequence: true, inline: .compact)
+        }
+        try add(node, try empty(Properties(), at: Int(node.mark.offset)), to: &frame.entries)
+      case .value(let key):
+        try add(key, node, to: &frame.entries)
+      }
+      return try continues(frame.indent) ? try nextEntry(&frame) : nil
+    }
+  }
+
+  private mutating func close(_ frame: BlockFrame) throws(YamlError) -> YamlNode {
+    depth -= 1
+    switch frame.kind {
+    case .sequence, .zeroSequence: return try sequence(frame.items, .block, frame.properties, frame.mark)
+    case .mapping: return try mapping(frame.entries, .block, frame.properties, frame.mark)
+    }
+  }
+
+  // MARK: - Nodes
+
   /// What may begin on the line of the indicator before a node.
   enum Inline {
     /// Scalars and flow collections: after `key:` and `---`.
@@ -14,7 +105,7 @@ extension YamlParser {
 
   /// The node after an indicator. It belongs to a collection in column `n`, -1 for the document itself, so its lines
   /// are indented more than `n`; with `zeroSequence`, a sequence may stand in column `n` itself.
-  mutating func blockNode(parent n: Int, zeroSequence: Bool, inline: Inline) throws(YamlError) -> YamlNode {
+  mutating func blockNode(parent n: Int, zeroSequence: Bool, inline: Inline) throws(YamlError) -> Opened {
     let start = pos
     let gap = skip()
     if gap.crossed || pos == end {
@@ -31,47 +122,46 @@ extension YamlParser {
 
   private mutating func inlineNode(
     parent n: Int, zeroSequence: Bool, rule: CollectionRule
-  ) throws(YamlError) -> YamlNode {
+  ) throws(YamlError) -> Opened {
     if let indicator = blockIndicator {
       if rule != .allowed { throw misplaced(indicator, rule) }
-      return try collection(indicator, indent: pos - lineStart, outer: Properties())
+      return collection(indicator, indent: pos - lineStart, outer: Properties())
     }
     return try contentNode(parent: n, zeroSequence: zeroSequence, rule: rule, outer: Properties(), emptyAt: pos)
   }
 
   /// A node on the lines after its indicator, with the properties that stood before it on earlier lines.
-  private mutating func lineNode(
+  mutating func lineNode(
     parent n: Int, zeroSequence: Bool, outer: Properties, emptyAt: Int
-  ) throws(YamlError) -> YamlNode {
-    if pos == end || atAnyMarker { return try empty(outer, at: emptyAt) }
+  ) throws(YamlError) -> Opened {
+    if pos == end || atAnyMarker { return .node(try empty(outer, at: emptyAt)) }
     if lineIndent <= n {
       if zeroSequence, lineIndent == n, !tabbed, blockIndicator == .sequence {
-        return try blockSequence(indent: n, isZero: true, outer: outer)
+        return collection(.zeroSequence, indent: n, outer: outer)
       }
-      return try empty(outer, at: emptyAt)
+      return .node(try empty(outer, at: emptyAt))
     }
     if let indicator = blockIndicator {
       if tabbed { throw misplaced(indicator, .tab) }
-      return try collection(indicator, indent: lineIndent, outer: outer)
+      return collection(indicator, indent: lineIndent, outer: outer)
     }
     return try contentNode(
       parent: n, zeroSequence: zeroSequence, rule: tabbed ? .tab : .allowed, outer: outer, emptyAt: emptyAt)
   }
 
-  private mutating func collection(
-    _ indicator: Indicator, indent: Int, outer: Properties
-  ) throws(YamlError) -> YamlNode {
-    switch indicator {
-    case .sequence: try blockSequence(indent: indent, isZero: false, outer: outer)
-    case .key, .value: try blockMapping(indent: indent, first: nil, outer: outer)
-    }
+  private mutating func collection(_ indicator: Indicator, indent: Int, outer: Properties) -> Opened {
+    collection(indicator == .sequence ? .sequence : .mapping, indent: indent, outer: outer)
+  }
+
+  private mutating func collection(_ kind: BlockFrame.Kind, indent: Int, outer: Properties) -> Opened {
+    .collection(BlockFrame(kind: kind, indent: indent, mark: mark(pos), properties: outer))
   }
 
   /// A node that begins with its own word: a scalar, an alias, a flow collection, or any of these as the first key of a
   /// block mapping.
   private mutating func contentNode(
     parent n: Int, zeroSequence: Bool, rule: CollectionRule, outer: Properties, emptyAt: Int
-  ) throws(YamlError) -> YamlNode {
+  ) throws(YamlError) -> Opened {
     let start = pos
     let startLine = lineStart
     var own = Properties()
@@ -80,7 +170,7 @@ extension YamlParser {
       try checkPropertyEnd()
       let gap = skip()
       if gap.crossed || pos == end {
-        let both = try merge(outer, own)
+        let both = try merge(outer, own, at: start)
         return try lineNode(parent: n, zeroSequence: zeroSequence, outer: both, emptyAt: emptyAt)
       }
       if let indicator = blockIndicator, indicator != .value {
@@ -89,10 +179,10 @@ extension YamlParser {
       }
     }
     if bytes[pos] == ascii("|") || bytes[pos] == ascii(">") {
-      let both = try merge(outer, own)
+      let both = try merge(outer, own, at: start)
       let mark = mark(pos)
       let (text, style) = try blockScalar(parent: n)
-      return try scalar(text, style, both, mark)
+      return .node(try scalar(text, style, both, mark))
     }
     let isEmptyKey = blockIndicator == .value
     let content = isEmptyKey ? emptyContent(at: start) : try flowContent(least: n + 1, inFlow: false)
@@ -101,12 +191,14 @@ extension YamlParser {
       if lineStart != startLine { throw multilineKey(at: start) }
       if rule != .allowed { throw misplaced(.value, rule) }
       let key = try node(content, own)
-      return try blockMapping(indent: start - startLine, first: key, outer: outer)
+      return .collection(
+        BlockFrame(
+          kind: .mapping, indent: start - startLine, mark: key.mark, properties: outer, awaited: .value(of: key)))
     }
-    let both = try merge(outer, own)
+    let both = try merge(outer, own, at: start)
     let node = try node(content, both)
     try endLine()
-    return node
+    return .node(node)
   }
 
   private func checkPropertyEnd() throws(YamlError) {
@@ -140,26 +232,19 @@ extension YamlParser {
 
   // MARK: - Block sequences [8.2.1]
 
-  /// At the first `- `. A zero sequence stands in the column of the mapping whose value it is.
-  private mutating func blockSequence(
-    indent: Int, isZero: Bool, outer: Properties
-  ) throws(YamlError) -> YamlNode {
-    let mark = mark(pos)
-    try enter()
-    var items: [YamlNode] = []
-    while true {
-      pos += 1
-      items.append(try blockNode(parent: indent, zeroSequence: false, inline: .compact))
-      guard try continues(indent) else { break }
-      if blockIndicator == .sequence { continue }
-      if isZero { break }
-      throw fail(
-        "expected another list item that starts with '- '",
-        "Indent this line to continue the item above, or start it with '- '.",
-        at: pos)
-    }
-    depth -= 1
-    return try sequence(items, .block, outer, mark)
+  /// At the `-`.
+  private mutating func item(_ indent: Int) throws(YamlError) -> Opened {
+    pos += 1
+    return try blockNode(parent: indent, zeroSequence: false, inline: .compact)
+  }
+
+  private mutating func nextItem(_ frame: BlockFrame) throws(YamlError) -> Opened? {
+    guard try continues(frame.indent) else { return nil }
+    if blockIndicator == .sequence { return try item(frame.indent) }
+    if frame.kind == .zeroSequence { return nil }
+    throw fail(
+      "expected another list item that starts with '- '",
+      "Indent this line to continue the item above, or start it with '- '.", at: pos)
   }
 
   /// After an entry of the collection in this column: whether another stands there.
@@ -188,50 +273,25 @@ extension YamlParser {
 
   // MARK: - Block mappings [8.2.2]
 
-  /// With a first key, at the `:` after it; without, at `?` or `:`.
-  private mutating func blockMapping(
-    indent: Int, first: YamlNode?, outer: Properties
-  ) throws(YamlError) -> YamlNode {
-    let mark = first?.mark ?? mark(pos)
-    try enter()
-    var entries = Entries()
-    var first = first
-    repeat {
-      if let key = first {
-        first = nil
-        try add(key, try implicitValue(indent), to: &entries)
-        continue
-      }
-      switch blockIndicator {
-      case .key:
-        pos += 1
-        let key = try blockNode(parent: indent, zeroSequence: true, inline: .compact)
-        let answered = pos < end && !atAnyMarker && lineIndent == indent && !tabbed && blockIndicator == .value
-        if answered {
-          pos += 1
-          try add(key, try blockNode(parent: indent, zeroSequence: true, inline: .compact), to: &entries)
-        } else {
-          try add(key, try empty(Properties(), at: Int(key.mark.offset)), to: &entries)
-        }
-      case .value:
-        let key = try empty(Properties(), at: pos)
-        try add(key, try implicitValue(indent), to: &entries)
-      case .sequence:
-        throw fail(
-          "found a list item where a key is expected",
-          "Indent the list more than the key it belongs to, or remove the '-'.",
-          at: pos)
-      case nil:
-        let key = try implicitKey(indent)
-        try add(key, try implicitValue(indent), to: &entries)
-      }
-    } while try continues(indent)
-    depth -= 1
-    return try mapping(entries, .block, outer, mark)
+  /// At an entry's first character.
+  private mutating func nextEntry(_ frame: inout BlockFrame) throws(YamlError) -> Opened {
+    switch blockIndicator {
+    case .key:
+      frame.awaited = .explicitKey
+      pos += 1
+      return try blockNode(parent: frame.indent, zeroSequence: true, inline: .compact)
+    case .value: frame.awaited = .value(of: try empty(Properties(), at: pos))
+    case nil: frame.awaited = .value(of: try implicitKey(frame.indent))
+    case .sequence:
+      throw fail(
+        "found a list item where a key is expected",
+        "Indent the list more than the key it belongs to, or remove the '-'.", at: pos)
+    }
+    return try implicitValue(frame.indent)
   }
 
   /// At the `:`.
-  private mutating func implicitValue(_ indent: Int) throws(YamlError) -> YamlNode {
+  private mutating func implicitValue(_ indent: Int) throws(YamlError) -> Opened {
     pos += 1
     return try blockNode(parent: indent, zeroSequence: true, inline: .none)
   }
@@ -274,10 +334,11 @@ extension YamlParser {
       "Write 'key: value', or indent the line to continue the text above it.", at: start)
   }
 
+  /// At the `:` that makes a key of text from several lines; points at this line, where the indentation is wrong.
   private func multilineKey(at start: Int) -> YamlError {
     fail(
-      "a key must stand on one line, and this one runs over several",
-      "Quote the text if it is one value that holds ': ', or check the indentation.", at: start)
+      "found ':' in text that started at \(placeName(start)), and a key stands on one line",
+      "Check the indentation of this line, or quote the text.", at: lineStart + indent(of: lineStart))
   }
 
   private func misplaced(_ indicator: Indicator, _ rule: CollectionRule) -> YamlError {

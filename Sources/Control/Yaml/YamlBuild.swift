@@ -63,12 +63,12 @@ extension YamlParser {
   }
 
   /// Properties from earlier lines and from this one.
-  func merge(_ outer: Properties, _ own: Properties, at place: Int? = nil) throws(YamlError) -> Properties {
+  func merge(_ outer: Properties, _ own: Properties, at place: Int) throws(YamlError) -> Properties {
     if outer.anchor != nil, own.anchor != nil {
-      throw fail("two anchors for one node", "Keep one of them.", at: place ?? pos)
+      throw fail("two anchors for one node", "Keep one of them.", at: place)
     }
     if outer.tag != nil, own.tag != nil {
-      throw fail("two tags for one node", "Keep one of them.", at: place ?? pos)
+      throw fail("two tags for one node", "Keep one of them.", at: place)
     }
     return Properties(
       anchor: outer.anchor ?? own.anchor, tag: outer.tag ?? own.tag,
@@ -286,17 +286,24 @@ extension YamlParser {
       case .int(let it): self = .int(it)
       case .float(let it): self = .float((it == 0 ? 0 : it).bitPattern)
       case .string(let it): self = .text(it)
-      case .hugeInt, .list, .map: self = .json(yamlJson(key))
+      case .hugeInt, .list, .map: self = .json(yamlKeyText(key))
       }
     }
   }
 
   mutating func add(_ key: YamlNode, _ value: YamlNode, to entries: inout Entries) throws(YamlError) {
+    let identity = KeyIdentity(key)
+    if case .json(let text) = identity {
+      keyBytes += text.count
+      if keyBytes > keyBytesMax {
+        throw fail("too many large collections used as keys", "Use short keys.", at: Int(key.mark.offset))
+      }
+    }
     if key.tag == .merge {
       entries.hasMerge = true
-    } else if let first = entries.places.updateValue(key.mark, forKey: KeyIdentity(key)) {
+    } else if let first = entries.places.updateValue(key.mark, forKey: identity) {
       var shown = key.text
-      if shown.isEmpty, key.height > 0 { shown = String(decoding: yamlJson(key), as: UTF8.self) }
+      if shown.isEmpty, key.height > 0 { shown = String(decoding: yamlKeyText(key), as: UTF8.self) }
       throw YamlError(
         name: name, mark: key.mark,
         message: "Duplicate key \(quoted(shown)) in YAML at line \(key.mark.line) (also defined at line \(first.line))",

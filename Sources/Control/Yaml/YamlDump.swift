@@ -49,7 +49,9 @@ private struct Dumper {
   mutating func node(_ node: YamlNode, _ place: Place) {
     switch node.value {
     case .null, .bool, .int, .hugeInt, .float: scalar(number(node.value), place, isText: false)
-    case .string(let text): scalar(text, place, isText: !(node.tag == .timestamp && node.style == .plain))
+    case .string(let text):
+      let isDate = node.tag == .timestamp && node.style == .plain && resolvePlain(text).tag == .timestamp
+      scalar(text, place, isText: !isDate)
     case .list(let items):
       if items.isEmpty { return emptyCollection("[", "]") }
       let outer = indent

@@ -7,8 +7,7 @@ extension YamlParser {
     let start = pos
     let mark = mark(start)
     switch bytes[pos] {
-    case ascii("["): return Content(mark, .sequence(try flowSequence(least)))
-    case ascii("{"): return Content(mark, .mapping(try flowMapping(least)))
+    case ascii("["), ascii("{"): return try flowCollection(least)
     case ascii("*"): return Content(mark, .alias(try alias()))
     case ascii("\""): return Content(mark, .scalar(try doubleQuoted(least), .doubleQuoted))
     case ascii("'"): return Content(mark, .scalar(try singleQuoted(least), .singleQuoted))
@@ -18,32 +17,157 @@ extension YamlParser {
     }
   }
 
-  /// A node inside a flow collection; the cursor is left right after it.
-  private mutating func flowNode(_ least: Int) throws(YamlError) -> YamlNode {
+  // MARK: - Open collections
+
+  /// A flow collection that is being read, and the entry it is at.
+  private struct FlowFrame {
+    let isMapping: Bool
+    let open: Int
+    let mark: YamlMark
+    let properties: Properties
+    var items: [YamlNode] = []
+    var entries = Entries()
+    var entry: Entry
+
+    struct Entry {
+      /// Where it starts, and its line.
+      var start: Int
+      var line: Int
+      var mark: YamlMark
+      /// It began with `?`.
+      var isExplicit = false
+      /// Known once the `:` is passed.
+      var key: YamlNode? = nil
+    }
+  }
+
+  private enum FlowStep {
+    /// A node is whole. After a quoted one or a collection, a `:` needs no space.
+    case node(YamlNode, isJson: Bool)
+    /// At a bracket that opens a collection.
+    case collection(Properties)
+    /// At the bracket that closes the collection.
+    case close
+  }
+
+  /// From bracket to bracket. Open collections wait in a list and not on the stack, so that depth costs little.
+  private mutating func flowCollection(_ least: Int) throws(YamlError) -> Content {
+    var frames: [FlowFrame] = []
+    var step = FlowStep.collection(Properties())
+    while true {
+      switch step {
+      case .collection(let properties):
+        try enter()
+        brackets.append(pos)
+        let mark = mark(pos)
+        frames.append(
+          FlowFrame(
+            isMapping: bytes[pos] == ascii("{"), open: pos, mark: mark, properties: properties,
+            entry: FlowFrame.Entry(start: pos, line: lineStart, mark: mark)))
+        pos += 1
+        step = try nextEntry(&frames[frames.count - 1], least)
+      case .node(let node, let isJson):
+        step = try accept(node, isJson, &frames[frames.count - 1], least)
+      case .close:
+        pos += 1
+        depth -= 1
+        brackets.removeLast()
+        let frame = frames.removeLast()
+        if frames.isEmpty {
+          return Content(frame.mark, frame.isMapping ? .mapping(frame.entries) : .sequence(frame.items))
+        }
+        let node =
+          frame.isMapping
+          ? try mapping(frame.entries, .flow, frame.properties, frame.mark)
+          : try sequence(frame.items, .flow, frame.properties, frame.mark)
+        step = .node(node, isJson: true)
+      }
+    }
+  }
+
+  /// After the opening bracket or a comma.
+  private mutating func nextEntry(_ frame: inout FlowFrame, _ least: Int) throws(YamlError) -> FlowStep {
+    try flowSkip(least)
+    if bytes[pos] == (frame.isMapping ? ascii("}") : ascii("]")) { return .close }
+    if pos == end { throw unclosed(frame.open) }
+    if bytes[pos] == ascii(",") {
+      throw fail("found ',' where a value is expected", "Remove it, or write the value before it.", at: pos)
+    }
+    frame.entry = FlowFrame.Entry(start: pos, line: lineStart, mark: mark(pos))
+    if bytes[pos] == ascii("?"), isBlank(bytes[pos + 1]) {
+      frame.entry.isExplicit = true
+      pos += 1
+      try flowSkip(least)
+    }
+    if endsEntry || flowValueFollows(afterJson: false) {
+      return .node(try empty(Properties(), at: pos), isJson: false)
+    }
+    return try flowStart(least)
+  }
+
+  /// A node of the entry is whole: its value is next, or another entry.
+  private mutating func accept(
+    _ node: YamlNode, _ isJson: Bool, _ frame: inout FlowFrame, _ least: Int
+  ) throws(YamlError) -> FlowStep {
+    try flowSkip(least)
+    if let key = frame.entry.key {
+      try addPair(key, node, &frame)
+    } else if flowValueFollows(afterJson: isJson) {
+      if !frame.isMapping, !frame.entry.isExplicit, lineStart != frame.entry.line {
+        throw fail(
+          "a key in a flow sequence must stand on one line with its ':'", "Join the lines, or write '{key: value}'.",
+          at: frame.entry.start)
+      }
+      frame.entry.key = node
+      let colon = pos
+      pos += 1
+      try flowSkip(least)
+      return endsEntry ? .node(try empty(Properties(), at: colon), isJson: false) : try flowStart(least)
+    } else if frame.isMapping || frame.entry.isExplicit {
+      try addPair(node, try empty(Properties(), at: pos), &frame)
+    } else {
+      frame.items.append(node)
+    }
+    try entryEnd(frame)
+    return try nextEntry(&frame, least)
+  }
+
+  /// In a sequence a pair is a mapping of its own: `[a: 1]`, `[? a : 1]`.
+  private mutating func addPair(
+    _ key: YamlNode, _ value: YamlNode, _ frame: inout FlowFrame
+  ) throws(YamlError) {
+    if frame.isMapping { return try add(key, value, to: &frame.entries) }
+    var entries = Entries()
+    try add(key, value, to: &entries)
+    frame.items.append(try mapping(entries, .flow, Properties(), frame.entry.mark))
+  }
+
+  /// A node's properties, and the node itself if it is no collection; the cursor is left right after it.
+  private mutating func flowStart(_ least: Int) throws(YamlError) -> FlowStep {
     let start = pos
     var own = Properties()
     while atProperty {
+      let place = pos
       let next = try properties()  // apart: evaluated within the call, it would copy the parser's arrays
-      own = try merge(own, next)
+      own = try merge(own, next, at: place)
       let after = pos
       try flowSkip(least)
-      if endsEntry || flowValueFollows(afterJson: false) {
-        wasJson = false
-        return try empty(own, at: start)
-      }
+      if endsEntry || flowValueFollows(afterJson: false) { return .node(try empty(own, at: start), isJson: false) }
       if pos == after {
         throw fail("expected a space after the anchor or tag", "Separate it from what follows.", at: pos)
       }
     }
-    let isJson =
-      switch bytes[pos] {
-      case ascii("\""), ascii("'"), ascii("["), ascii("{"): true
-      default: false
-      }
-    let node = try node(try flowContent(least: least, inFlow: true), own)
-    wasJson = isJson
-    return node
+    if pos == end, let open = brackets.last { throw unclosed(open) }
+    switch bytes[pos] {
+    case ascii("["), ascii("{"): return .collection(own)
+    default:
+      let isJson = bytes[pos] == ascii("\"") || bytes[pos] == ascii("'")
+      let content = try flowContent(least: least, inFlow: true)
+      return .node(try node(content, own), isJson: isJson)
+    }
   }
+
+  // MARK: - Between nodes
 
   private var endsEntry: Bool {
     bytes[pos] == ascii(",") || bytes[pos] == ascii("]") || bytes[pos] == ascii("}")
@@ -55,132 +179,27 @@ extension YamlParser {
     return afterJson || isBlank(bytes[pos + 1]) || isFlowIndicator(bytes[pos + 1])
   }
 
-  private var atFlowKey: Bool { bytes[pos] == ascii("?") && isBlank(bytes[pos + 1]) }
-
-  private mutating func flowSequence(_ least: Int) throws(YamlError) -> [YamlNode] {
-    let open = pos
-    pos += 1
-    try enter()
-    var items: [YamlNode] = []
-    while true {
-      try flowSkip(least)
-      if bytes[pos] == ascii("]") { break }
-      try checkEntryStart(open)
-      items.append(try flowSequenceEntry(least))
-      try flowSkip(least)
-      try entryEnd(open, ascii("]"))
-    }
-    pos += 1
-    depth -= 1
-    return items
-  }
-
-  /// A node, or a mapping of one pair: `[a: 1]`, `[? a : 1]`.
-  private mutating func flowSequenceEntry(_ least: Int) throws(YamlError) -> YamlNode {
-    let start = pos
-    let startLine = lineStart
-    let mark = mark(start)
-    let key: YamlNode
-    let value: YamlNode
-    if atFlowKey {
-      (key, value) = try explicitFlowPair(least)
-    } else {
-      key = try flowKey(least)
-      try flowSkip(least)
-      guard flowValueFollows(afterJson: wasJson) else { return key }
-      guard lineStart == startLine else {
-        throw fail(
-          "a key in a flow sequence must stand on one line with its ':'", "Join the lines, or write '{key: value}'.",
-          at: start)
-      }
-      value = try flowValue(least)
-    }
-    var entries = Entries()
-    try add(key, value, to: &entries)
-    return try mapping(entries, .flow, Properties(), mark)
-  }
-
-  /// A key that may be empty; `wasJson` tells of it afterwards.
-  private mutating func flowKey(_ least: Int) throws(YamlError) -> YamlNode {
-    if endsEntry || flowValueFollows(afterJson: false) {
-      wasJson = false
-      return try empty(Properties(), at: pos)
-    }
-    return try flowNode(least)
-  }
-
-  private mutating func flowMapping(_ least: Int) throws(YamlError) -> Entries {
-    let open = pos
-    pos += 1
-    try enter()
-    var entries = Entries()
-    while true {
-      try flowSkip(least)
-      if bytes[pos] == ascii("}") { break }
-      try checkEntryStart(open)
-      if atFlowKey {
-        let (key, value) = try explicitFlowPair(least)
-        try add(key, value, to: &entries)
-      } else {
-        let (key, value) = try flowPair(least)
-        try add(key, value, to: &entries)
-      }
-      try flowSkip(least)
-      try entryEnd(open, ascii("}"))
-    }
-    pos += 1
-    depth -= 1
-    return entries
-  }
-
-  /// `? key : value`, either part may be missing.
-  private mutating func explicitFlowPair(_ least: Int) throws(YamlError) -> (YamlNode, YamlNode) {
-    pos += 1
-    try flowSkip(least)
-    return try flowPair(least)
-  }
-
-  private mutating func flowPair(_ least: Int) throws(YamlError) -> (YamlNode, YamlNode) {
-    let key = try flowKey(least)
-    try flowSkip(least)
-    guard flowValueFollows(afterJson: wasJson) else { return (key, try empty(Properties(), at: pos)) }
-    return (key, try flowValue(least))
-  }
-
-  /// At the `:`.
-  private mutating func flowValue(_ least: Int) throws(YamlError) -> YamlNode {
-    let start = pos
-    pos += 1
-    try flowSkip(least)
-    return endsEntry ? try empty(Properties(), at: start) : try flowNode(least)
-  }
-
-  private func checkEntryStart(_ open: Int) throws(YamlError) {
-    if pos == end { throw unclosed(open) }
-    if bytes[pos] == ascii(",") {
-      throw fail("found ',' where a value is expected", "Remove it, or write the value before it.", at: pos)
-    }
-  }
-
-  private mutating func entryEnd(_ open: Int, _ close: UInt8) throws(YamlError) {
+  /// Over the comma; a closing bracket is left to the next entry's reader.
+  private mutating func entryEnd(_ frame: FlowFrame) throws(YamlError) {
     if bytes[pos] == ascii(",") {
       pos += 1
     } else if pos == end {
-      throw unclosed(open)
-    } else if bytes[pos] != close {
-      let closer = Character(Unicode.Scalar(close))
+      throw unclosed(frame.open)
+    } else if bytes[pos] != (frame.isMapping ? ascii("}") : ascii("]")) {
       if bytes[pos] == ascii("#") { throw trailing() }
       throw fail(
-        "expected ',' or '\(closer)' in the collection opened at \(placeName(open))",
+        "expected ',' or '\(closer(frame.open))' in the collection opened at \(placeName(frame.open))",
         "Separate the entries with commas, or quote the text.", at: pos)
     }
   }
 
   private func unclosed(_ open: Int) -> YamlError {
-    let closer = bytes[open] == ascii("[") ? "]" : "}"
-    return fail(
-      "this '\(Character(Unicode.Scalar(bytes[open])))' is never closed", "Add the missing '\(closer)'.", at: open)
+    fail(
+      "this '\(Character(Unicode.Scalar(bytes[open])))' is never closed", "Add the missing '\(closer(open))'.", at: open
+    )
   }
+
+  private func closer(_ open: Int) -> Character { bytes[open] == ascii("[") ? "]" : "}" }
 
   /// White space between the parts of a flow collection. New lines are indented like the block around them asks; only a
   /// closing bracket may stand one column less, under the key that its collection belongs to, as people write it.
@@ -193,8 +212,9 @@ extension YamlParser {
     let isClosing = bytes[pos] == ascii("]") || bytes[pos] == ascii("}")
     if lineIndent >= (isClosing ? least - 1 : least) { return }
     if tabbed { throw fail("found a tab in the indentation", "Indent with spaces only.", at: tabPosition) }
+    let open = brackets.last ?? pos
     throw fail(
-      "this line belongs to a flow collection and is not indented enough", "Indent it by at least \(spaces(least)).",
-      at: pos)
+      "this line belongs to the collection opened at \(placeName(open)) and is not indented enough",
+      "Indent it by at least \(spaces(least)), or add the missing '\(closer(open))' before it.", at: pos)
   }
 }

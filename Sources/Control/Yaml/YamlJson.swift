@@ -1,26 +1,38 @@
 // A tree as JSON, for `sky yaml-to-json` and for posting parts of a service YAML.
 //
 // JSON has fewer things than YAML: keys are written as text (`null`, `true`, `8080`; a collection as its own JSON), and
-// infinities and not-a-number as the strings `.inf`, `-.inf`, `.nan`.
+// infinities and not-a-number as the strings `.inf`, `-.inf`, `.nan`. Within such a key, a key that is a collection again
+// is written as it is: quoting quotes at each level would double the text at each level.
 
 /// Compact JSON of a node, UTF-8.
 package func yamlJson(_ node: YamlNode) -> [UInt8] {
   var out: [UInt8] = []
-  write(node, &out)
+  write(node, &out, inKey: false)
   return out
 }
 
-private func write(_ node: YamlNode, _ out: inout [UInt8]) {
+/// What tells one key from another; see above.
+func yamlKeyText(_ key: YamlNode) -> [UInt8] {
+  var out: [UInt8] = []
+  write(key, &out, inKey: true)
+  return out
+}
+
+private func write(_ node: YamlNode, _ out: inout [UInt8], inKey: Bool) {
   switch node.value {
   case .null, .bool, .int, .hugeInt: out.append(contentsOf: plainText(node.value).utf8)
   case .float(let it):
-    if it.isFinite { out.append(contentsOf: yamlFloatText(it).utf8) } else { writeString(plainText(node.value), &out) }
-  case .string(let it): writeString(it, &out)
+    if it.isFinite {
+      out.append(contentsOf: yamlFloatText(it).utf8)
+    } else {
+      writeString(plainText(node.value).utf8, &out)
+    }
+  case .string(let it): writeString(it.utf8, &out)
   case .list(let items):
     out.append(ascii("["))
     for (index, item) in items.enumerated() {
       if index > 0 { out.append(ascii(",")) }
-      write(item, &out)
+      write(item, &out, inKey: inKey)
     }
     out.append(ascii("]"))
   case .map(let entries):
@@ -28,12 +40,13 @@ private func write(_ node: YamlNode, _ out: inout [UInt8]) {
     for (index, entry) in entries.enumerated() {
       if index > 0 { out.append(ascii(",")) }
       switch entry.key.value {
-      case .string(let it): writeString(it, &out)
-      case .null, .bool, .int, .hugeInt, .float: writeString(plainText(entry.key.value), &out)
-      case .list, .map: writeString(String(decoding: yamlJson(entry.key), as: UTF8.self), &out)
+      case .string(let it): writeString(it.utf8, &out)
+      case .null, .bool, .int, .hugeInt, .float: writeString(plainText(entry.key.value).utf8, &out)
+      case .list, .map:
+        if inKey { write(entry.key, &out, inKey: true) } else { writeString(yamlKeyText(entry.key), &out) }
       }
       out.append(ascii(":"))
-      write(entry.value, &out)
+      write(entry.value, &out, inKey: inKey)
     }
     out.append(ascii("}"))
   }
@@ -54,9 +67,9 @@ func plainText(_ value: YamlValue) -> String {
   }
 }
 
-private func writeString(_ text: String, _ out: inout [UInt8]) {
+private func writeString(_ text: some Sequence<UInt8>, _ out: inout [UInt8]) {
   out.append(ascii("\""))
-  for byte in text.utf8 {
+  for byte in text {
     switch byte {
     case ascii("\""), ascii("\\"):
       out.append(ascii("\\"))

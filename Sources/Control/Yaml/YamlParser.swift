@@ -17,6 +17,9 @@ let nestingMax = 500
 /// small file cannot unfold into a giant one.
 let aliasBytesMax = 10_000_000
 
+/// How long the keys that are collections may be together, as text. Nested in one another, each is counted again.
+let keyBytesMax = 10_000_000
+
 struct YamlParser {
   let name: String
   /// Checked text, followed by NULs.
@@ -33,8 +36,8 @@ struct YamlParser {
   var tabbed = false
   var marks = MarkFinder()
   var depth = 0
-  /// The flow node just read was quoted or a collection, so a `:` after it needs no space.
-  var wasJson = false
+  /// The brackets that are open, as places in the text.
+  var brackets: [Int] = []
 
   // What the document has defined (YamlBuild.swift).
   /// Tag handles: `!e!` → `tag:example.com,2000:`.
@@ -47,6 +50,8 @@ struct YamlParser {
   var weight = 0
   /// The aliases' part of it.
   var aliasWeight = 0
+  /// The length of keys that are collections.
+  var keyBytes = 0
 
   init(_ bytes: [UInt8], name: String) throws(YamlError) {
     self.name = name
@@ -77,13 +82,14 @@ struct YamlParser {
     }
     guard pos < end else { return nil }
     if pos == lineStart, bytes[pos] == ascii("%") { try directives() }
-    let node: YamlNode
+    let opened: Opened
     if atMarker("---") {
       pos += 3
-      node = try blockNode(parent: -1, zeroSequence: false, inline: .none)
+      opened = try blockNode(parent: -1, zeroSequence: false, inline: .none)
     } else {
-      node = try lineNode(parent: -1, zeroSequence: false, outer: Properties(), emptyAt: pos)
+      opened = try lineNode(parent: -1, zeroSequence: false, outer: Properties(), emptyAt: pos)
     }
+    let node = try complete(opened)
     if pos < end, !atAnyMarker { throw strayContent(in: -1) }
     if atMarker("...") { try endMarker() }
     return node

@@ -102,7 +102,7 @@ extension YamlParser {
   }
 
   /// Spaces at the start of a line.
-  private func indent(of line: Int) -> Int {
+  func indent(of line: Int) -> Int {
     var index = line
     while bytes[index] == 0x20 { index += 1 }
     return index - line
@@ -177,7 +177,7 @@ extension YamlParser {
   private func unclosed(_ open: Int) -> YamlError {
     fail(
       "this \(bytes[open] == ascii("'") ? "single" : "double")-quoted text is never closed",
-      "Add the closing \(character(bytes[open])).", at: open)
+      "Add the closing quote.", at: open)
   }
 
   /// From a line break to the next line's text; returns how many blank lines lay between.
