@@ -247,11 +247,6 @@ extension Worker where IO: ~Copyable {
       if upstream != noSlot && connections[upstream].pointee.flags.contains(.paused) { resumeReceive(upstream) }
     case .upstream:
       if exchange.pointee.phase == .waiting {
-        if connection.pointee.flags.contains(.ended) {
-          // The stream had ended while this send was under way.
-          attemptFailed(index, .head, timedOut: false, nothingAccepted: false)
-          return
-        }
         wheel.set(slot, at: io.now + config.responseTimeoutNs)
       }
       if exchange.pointee.flags.contains(.requestRead) {
