@@ -11,6 +11,12 @@ extension Worker where IO: ~Copyable {
     let connection = connections[slot]
     counters.worker.pointee.arrivals &+= 1
     budget.earn()
+    if head.maxForwardsZero {
+      // RFC 9110 7.6.2: we are the final recipient.
+      release(owner)
+      reply(slot, head.method == .options ? .optionsHere : .traceHere)
+      return
+    }
     if config.bodyBytesMax != 0 && head.framing == .length && head.contentLength > config.bodyBytesMax {
       release(owner)
       reply(slot, .bodyTooLarge, toHead: head.method == .head)

@@ -128,6 +128,7 @@ extension Worker where IO: ~Copyable {
     exchange.pointee.responseFraming = head.framing
     exchange.pointee.responseLeft = head.contentLength
     exchange.pointee.lastByteAt = io.now
+    connections[exchange.pointee.upstream].pointee.keepAliveSeconds = head.keepAliveSeconds
     if head.keepAlive && !head.hasForbiddenLength { exchange.pointee.flags.insert(.replicaKeepsAlive) }
     letGoHead(index)
     if head.isSwitching {
@@ -325,9 +326,10 @@ extension Worker where IO: ~Copyable {
     _ index: UInt32, _ base: UnsafeMutablePointer<UInt8>, _ count: Int, _ owner: SegmentOwner
   ) {
     let exchange = exchanges[index]
-    let kept =
-      Int(exchange.pointee.partialCount) + count <= blocks.largestBlock
-      && gather(base, count, into: &exchange.pointee.partial, &exchange.pointee.partialCount)
+    // What lies behind the section is nothing we asked for; it only has to be noticed.
+    let taken = min(count, blocks.largestBlock - Int(exchange.pointee.partialCount))
+    let kept = taken > 0 && gather(base, taken, into: &exchange.pointee.partial, &exchange.pointee.partialCount)
+    if taken < count { exchange.pointee.flags.remove(.replicaKeepsAlive) }
     release(owner)
     if kept { finishTrailers(index) } else { malformedBody(index) }
   }
