@@ -1,6 +1,11 @@
 // The replica side: response heads are read and passed on, bodies follow piece by piece as they come. Nothing is held
 // back to fill a buffer.
 
+/// Interim responses one request may bring; a replica that sends more is not answering.
+private let interimsMax = 64
+/// A response body up to this long that has come with its head is copied behind it.
+private let joinedResponseMax = 1792
+
 extension Worker where IO: ~Copyable {
   @inline(__always)
   mutating func upstreamReceived(
@@ -143,7 +148,10 @@ extension Worker where IO: ~Copyable {
     {
       exchange.pointee.flags.remove(.keepAlive)
     }
-    guard let block = blocks.claim(atLeast: headBytes + responseHeadGrowthMax) else {
+    let rest = count - headBytes
+    let joins = head.framing == .length && head.contentLength <= UInt64(min(rest, joinedResponseMax))
+    let body = joins ? Int(head.contentLength) : 0
+    guard let block = blocks.claim(atLeast: headBytes + responseHeadGrowthMax + body) else {
       release(owner)
       attemptFailed(index, .malformed, timedOut: false, nothingAccepted: false)
       return
@@ -158,16 +166,14 @@ extension Worker where IO: ~Copyable {
     exchange.pointee.flags.insert(.headSent)
     exchange.pointee.phase = .streaming
     wheel.set(exchange.pointee.upstream, at: io.now + config.streamTimeoutNs)
-    let rest = count - headBytes
     let generation = exchange.pointee.generation
     // A short length-framed body that has come whole joins its head: one plain send, and the lent buffer goes back now.
-    if head.framing == .length, UInt64(rest) >= head.contentLength, used + Int(head.contentLength) <= room {
-      let length = Int(head.contentLength)
-      UnsafeMutableRawPointer(out + used).copyMemory(from: base + headBytes, byteCount: length)
-      used += length
+    if joins {
+      UnsafeMutableRawPointer(out + used).copyMemory(from: base + headBytes, byteCount: body)
+      used += body
       exchange.pointee.responseLeft = 0
-      exchange.pointee.bytesOut &+= UInt64(length)
-      if rest > length { exchange.pointee.flags.remove(.replicaKeepsAlive) }
+      exchange.pointee.bytesOut &+= UInt64(body)
+      if rest > body { exchange.pointee.flags.remove(.replicaKeepsAlive) }
       release(owner)
       enqueue(slot, out, used, SegmentOwner(block: block))
       if exchange.pointee.generation == generation { responseComplete(index) }
@@ -187,7 +193,6 @@ extension Worker where IO: ~Copyable {
       responseBody(index, base + headBytes, rest, owner)
     } else {
       release(owner)
-      if head.framing == .length && head.contentLength == 0 { responseComplete(index) }
     }
   }
 
@@ -197,6 +202,12 @@ extension Worker where IO: ~Copyable {
     let exchange = exchanges[index]
     let headBytes = Int(head.headBytes)
     exchange.pointee.flags.insert(.interimSeen)
+    exchange.pointee.interims &+= 1
+    guard exchange.pointee.interims < interimsMax else {
+      release(owner)
+      attemptFailed(index, .malformed, timedOut: false, nothingAccepted: false)
+      return
+    }
     // HTTP/1.0 knows no interim responses (RFC 9110 15.2).
     if !exchange.pointee.flags.contains(.http10) {
       if let block = blocks.claim(atLeast: headBytes + responseHeadGrowthMax) {
