@@ -112,7 +112,13 @@ package final class Server {
         sockets.append(first)
         continue
       }
-      if case .unix(let path) = endpoint { unlink(path) }
+      if case .unix(let path) = endpoint {
+        do throws(AdminError) {
+          try AdminListener.clearWay(path, address, endpoint, flag: "--listen")
+        } catch {
+          throw ServerError(message: error.description)
+        }
+      }
       let fd = openListener(&address)
       guard fd >= 0 else {
         throw ServerError(

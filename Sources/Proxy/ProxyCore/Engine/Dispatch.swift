@@ -121,9 +121,7 @@ extension Worker where IO: ~Copyable {
   }
 
   mutating func requestWasRead(_ index: UInt32) {
-    let exchange = exchanges[index]
-    exchange.pointee.flags.insert(.requestRead)
-    exchange.pointee.requestReadAt = io.now
+    exchanges[index].pointee.flags.insert(.requestRead)
   }
 
   // MARK: picking
@@ -303,7 +301,8 @@ extension Worker where IO: ~Copyable {
     let reused = exchange.pointee.flags.contains(.reused)
     let decision = decideRetry(
       FailedAttempt(
-        stage: stage, timedOut: timedOut, responseBegun: exchange.pointee.partialCount > 0 || stage == .malformed,
+        stage: stage, timedOut: timedOut,
+        responseBegun: exchange.pointee.partialCount > 0 || exchange.pointee.flags.contains(.interimSeen),
         nothingAccepted: nothingAccepted, reused: reused, safe: exchange.pointee.flags.contains(.safe),
         idempotent: exchange.pointee.flags.contains(.idempotent),
         canResend: exchange.pointee.flags.contains(.wholeInBlock), attempts: Int(exchange.pointee.attempts)),
@@ -447,8 +446,7 @@ extension Worker where IO: ~Copyable {
     let exchange = exchanges[index]
     let slot = exchange.pointee.downstream
     counters.worker.pointee.streamsTruncated &+= 1
-    // A length or chunked body that stops short shows by itself; one that ends with the connection only by a reset.
-    let hidden = exchange.pointee.responseFraming == .untilClose || exchange.pointee.flags.contains(.dechunk)
+    let hidden = exchange.pointee.endHidesCut
     board.undecided(exchange.pointee.lease)
     detachUpstream(index)
     end(index, .truncated)

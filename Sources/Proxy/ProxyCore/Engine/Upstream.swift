@@ -81,13 +81,16 @@ extension Worker where IO: ~Copyable {
       exchange.pointee.partialCount = 0
       let generation = exchange.pointee.generation
       pass(index, head, bytes, total, SegmentOwner(block: block))
-      // What did not fit the block is body; the exchange may have ended with what did.
-      if taken < count, exchange.pointee.generation == generation, exchange.pointee.upstream != noSlot,
-        exchange.pointee.phase == .streaming
-      {
-        responseBody(index, base + taken, count - taken, owner)
-      } else {
+      // What did not fit the block comes behind it; the exchange may have ended with what did.
+      guard taken < count, exchange.pointee.generation == generation, exchange.pointee.upstream != noSlot else {
         release(owner)
+        return
+      }
+      switch exchange.pointee.phase {
+      case .streaming: responseBody(index, base + taken, count - taken, owner)
+      case .waiting: responseHead(index, base + taken, count - taken, owner)
+      case .tunnel: tunnelReceived(exchange.pointee.upstream, base + taken, count - taken, owner)
+      case .ready, .queued, .connecting: release(owner)
       }
     case .partial:
       release(owner)
@@ -192,6 +195,7 @@ extension Worker where IO: ~Copyable {
   ) {
     let exchange = exchanges[index]
     let headBytes = Int(head.headBytes)
+    exchange.pointee.flags.insert(.interimSeen)
     // HTTP/1.0 knows no interim responses (RFC 9110 15.2).
     if !exchange.pointee.flags.contains(.http10) {
       if let block = blocks.claim(atLeast: headBytes + responseHeadGrowthMax) {
@@ -390,10 +394,22 @@ extension Worker where IO: ~Copyable {
         attemptFailed(index, .body, timedOut: false, nothingAccepted: false)
       }
     case .tunnel:
-      if clean { tunnelEnded(slot) } else { abandon(index, outcome: .tunnel) }
+      if clean { tunnelEnded(slot) } else { abandonTunnel(index) }
     case .ready, .queued, .connecting:
       preconditionFailure("the stream of an exchange ended before it was connected")
     }
+  }
+
+  /// The replica's stream had ended while a send was under way and it was not known whether anything had been accepted:
+  /// it was. True when that ended the attempt.
+  mutating func endedBeforeAnswer(_ slot: UInt32) -> Bool {
+    let connection = connections[slot]
+    let index = connection.pointee.exchange
+    guard connection.pointee.side == .upstream, index != noSlot, exchanges[index].pointee.phase == .waiting else {
+      return false
+    }
+    attemptFailed(index, .head, timedOut: false, nothingAccepted: false)
+    return true
   }
 
   /// A send to the replica failed. When some bytes had gone before, a response may still be on its way (an early 413,

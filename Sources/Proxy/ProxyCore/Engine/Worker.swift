@@ -67,7 +67,7 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
   var listening = 0
   /// Bit per listener whose accept is armed.
   var accepting: UInt8 = 0
-  /// An accept failed for want of descriptors; armed again at this time.
+  /// An accept failed for want of descriptors, or could not be cancelled: looked at again at this time; 0 = none.
   var acceptAgainAt: UInt64 = 0
   var draining = false
   var stopped = false
