@@ -283,7 +283,9 @@ final class SimClient: Peer {
     while begun < script.count, begun - answered < depth, !finished, !closing, continueBy == 0 {
       let request = script[begun]
       begun += 1
+      let before = output.bytes.count
       putHead(request)
+      world.log("client asks: request, head bytes, body bytes", request.id, output.bytes.count - before, request.bodyLength)
       if request.expects && request.flaw == .none {
         continueBy = world.now + chance.delay(1500 * Nanoseconds.millisecond)
         world.wake(index, at: continueBy)

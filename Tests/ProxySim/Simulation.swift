@@ -161,7 +161,9 @@ package struct Simulation: ~Copyable {
     }
     // Everybody has left: whatever was in use must come home.
     let end = world.now + 60 * Nanoseconds.second
-    while world.failure == nil && !isHome && world.now < end && !world.isIdle { step() }
+    while world.failure == nil && !(isHome && (!draining || worker.isFinished)) && world.now < end && !world.isIdle {
+      step()
+    }
     if world.failure == nil { checkEnd() }
     for link in world.links { link.peer = nil }
     var result = SimResult(failure: world.failure)
@@ -257,7 +259,7 @@ package struct Simulation: ~Copyable {
     for request in client.script {
       guard let attempt = request.attempts.last else { continue }
       let upstream = world.links[attempt.link]
-      guard upstream.offered === request, !request.isPoisoned, !upstream.stopped, !upstream.proxyClosed else { continue }
+      guard upstream.offered === request, !request.isPoisoned, !request.upgrades, !upstream.stopped, !upstream.proxyClosed else { continue }
       let isAnswered = !request.plans.isEmpty && upstream.toProxy.read >= min(upstream.toProxy.accepted, upstream.unaskedFrom)
       if isAnswered { continue }
       if link.goneTurn == world.turn {

@@ -449,6 +449,17 @@ package final class World {
 
   // MARK: accepting
 
+  /// A client without a script: connects and says `text`; for tests of this interface.
+  package func dial(saying text: String) {
+    let link = newLink(.client)
+    arrive(link)
+    var text = text
+    _ = text.withUTF8 { peerWrite(link, UnsafeRawBufferPointer($0)) }
+  }
+
+  /// The last such client resets its connection.
+  package func hangUp() { peerAbort(links[links.count - 1]) }
+
   /// A client's connection has reached the listener.
   func arrive(_ link: Link) {
     link.connected = true

@@ -343,7 +343,7 @@ extension MemoryPlan {
       + line("slots", slotBytes, "\(connections) connections, \(exchanges) exchanges, \(segments) segments")
       + line(
         "blocks", blockBytes,
-        "\(smallBlocks) of \(BlockPool.smallBytes), \(mediumBlocks) of \(BlockPool.mediumBytes), \(largeBlocks) of \(largeBlockBytes) bytes"
+        "\(tinyBlocks) of \(BlockPool.tinyBytes), \(smallBlocks) of \(BlockPool.smallBytes), \(mediumBlocks) of \(BlockPool.mediumBytes), \(largeBlocks) of \(largeBlockBytes) bytes"
       ) + line("buffers", bufferPoolBytes, "\(buffers) lent buffers of \(bufferBytes) bytes")
       + line("ring", completions * 16, "\(completions) completions")
       + line("total", totalBytes, "× \(workers) workers = \(totalBytes * workers / 1_048_576) MiB")

@@ -100,6 +100,8 @@ package struct Connection: TableSlot {
   package var requests: UInt32
   /// Bytes the next receive may bring; grows while the other side keeps up.
   package var receiveLimit: UInt32
+  /// How long the replica says it keeps an idle connection (Keep-Alive: timeout=N); .max = it does not say.
+  package var keepAliveSeconds: UInt32
   /// When bytes last came: tells a half-close from a leaving client.
   package var receivedAt: UInt64
   /// When a send was last begun or finished: tells a stalled peer.

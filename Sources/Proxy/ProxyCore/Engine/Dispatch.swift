@@ -1,6 +1,12 @@
 // An exchange's life between its two connections: begun by a complete head, given a replica at the end of the turn,
 // moved to another when that is safe, finished once. Every way out releases the lease exactly once.
 
+/// Bytes our fields usually add to a request head: forwarded address, protocol and host, Via, a request id.
+private let usualHeadGrowth = 224
+/// A request body up to this long that has come with its head is copied behind it: one plain send instead of a gathered
+/// one, and the lent buffer goes back at once.
+private let joinedBodyMax = 1024
+
 extension Worker where IO: ~Copyable {
   // MARK: begin
 
@@ -11,6 +17,12 @@ extension Worker where IO: ~Copyable {
     let connection = connections[slot]
     counters.worker.pointee.arrivals &+= 1
     budget.earn()
+    if head.maxForwardsZero {
+      // RFC 9110 7.6.2: we are the final recipient.
+      release(owner)
+      reply(slot, head.method == .options ? .optionsHere : .traceHere)
+      return
+    }
     if config.bodyBytesMax != 0 && head.framing == .length && head.contentLength > config.bodyBytesMax {
       release(owner)
       reply(slot, .bodyTooLarge, toHead: head.method == .head)
@@ -27,8 +39,12 @@ extension Worker where IO: ~Copyable {
       requestIdLow: io.random(), addsRequestId: config.addRequestId, forwarded: config.forwarded,
       viaName: config.viaName, viaNameCount: config.viaCount, fallbackHost: config.fallbackHost,
       fallbackHostCount: config.fallbackHostCount)
-    // The usual head fits the smallest block with what is added; only when it does not is the worst case claimed.
-    var claimed = blocks.claim(atLeast: Int(head.headBytes))
+    // Room for the head, what is usually added to it and a body that has come with it; only when that proves too little
+    // is the worst case claimed.
+    let rest = count - Int(head.headBytes)
+    let joins = head.framing == .length && head.contentLength <= UInt64(min(rest, joinedBodyMax))
+    var claimed = blocks.claim(
+      atLeast: Int(head.headBytes) + usualHeadGrowth + (joins ? Int(head.contentLength) : 0))
     var written: ForwardedHead?
     if let block = claimed {
       written = writeRequestHead(

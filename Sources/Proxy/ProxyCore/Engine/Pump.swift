@@ -130,8 +130,9 @@ extension Worker where IO: ~Copyable {
   ) {
     let exchange = exchanges[index]
     let before = Int(exchange.pointee.requestPartialCount)
-    guard before + count <= blocks.largestBlock,
-      gather(base, count, into: &exchange.pointee.requestPartial, &exchange.pointee.requestPartialCount)
+    // Requests that follow may be in the same piece: no more is taken than a section may have.
+    let taken = min(count, blocks.largestBlock - before)
+    guard taken > 0, gather(base, taken, into: &exchange.pointee.requestPartial, &exchange.pointee.requestPartialCount)
     else {
       release(owner)
       finishLocally(index, .bodyMalformed(.headTooLarge))

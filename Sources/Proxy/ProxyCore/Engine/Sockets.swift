@@ -447,6 +447,7 @@ extension Worker where IO: ~Copyable {
     connection.pointee.receiveLimit = UInt32(io.bufferSize)
     connection.pointee.progressAt = io.now
     connection.pointee.receivedAt = io.now
+    connection.pointee.keepAliveSeconds = .max
     connection.pointee.partial = .none
     connection.pointee.partialCount = 0
     connection.pointee.openedAt = side == .downstream ? io.now : 0

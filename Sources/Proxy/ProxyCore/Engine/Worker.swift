@@ -88,7 +88,7 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
     exchanges = SlotTable(capacity: plan.exchanges)
     segments = SlotTable(capacity: plan.segments)
     blocks = BlockPool(
-      small: plan.smallBlocks, medium: plan.mediumBlocks, large: plan.largeBlocks, largeBytes: plan.largeBlockBytes)
+      tiny: plan.tinyBlocks, small: plan.smallBlocks, medium: plan.mediumBlocks, large: plan.largeBlocks, largeBytes: plan.largeBlockBytes)
     bufferRefs = mapZeroed(io.bufferCount)
     wheel = TimerWheel(capacity: plan.connections, now: io.now)
     fields = FieldTable.allocate(capacity: config.fieldsMax)

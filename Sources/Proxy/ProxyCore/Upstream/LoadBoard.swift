@@ -269,6 +269,10 @@ extension LoadBoard {
     let start = from < count ? from : 0
     let firstBlock = start >> 4
     let firstLane = UInt32(start & 15)
+    // Vectors on both sides of every comparison: with a scalar on one side Swift 6.3 falls back to generic code.
+    let most = SIMD16<UInt32>(repeating: 8191)
+    let shutAll = SIMD16<UInt32>(repeating: .max)
+    let first = SIMD16<UInt32>(repeating: firstLane)
     let lanes = SIMD16<UInt32>(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
     var bestIndex = noSlot
     var bestKey = UInt32.max
@@ -281,11 +285,11 @@ extension LoadBoard {
       let shut = UnsafeRawPointer(gates + block << 4).load(as: SIMD16<UInt32>.self)
       let caps = UnsafeRawPointer(limits + block << 4).load(as: SIMD16<UInt32>.self)
       let scale = UnsafeRawPointer(scales + block << 4).load(as: SIMD16<UInt32>.self)
-      let clamped = loads.replacing(with: 8191, where: loads .> 8191)
+      let clamped = loads.replacing(with: most, where: loads .> most)
       var keys = (clamped &* scale) | shut
-      keys.replace(with: .max, where: loads .>= caps)
-      if visit == 0 { keys.replace(with: .max, where: lanes .< firstLane) }
-      if visit == blocks { keys.replace(with: .max, where: lanes .>= firstLane) }
+      keys.replace(with: shutAll, where: loads .>= caps)
+      if visit == 0 { keys.replace(with: shutAll, where: lanes .< first) }
+      if visit == blocks { keys.replace(with: shutAll, where: lanes .>= first) }
       let least = keys.min()
       if least < bestKey {
         bestKey = least
