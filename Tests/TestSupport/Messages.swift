@@ -128,14 +128,18 @@ extension Wire {
   }
 
   private func parseHead(_ bytes: [UInt8]) throws -> (first: String, fields: Fields, raw: String) {
-    // Latin-1, so that every byte is a character and comes back as it was.
-    let raw = String(bytes: bytes, encoding: .isoLatin1)!
-    var lines = raw.dropLast(2).split(separator: "\r\n", omittingEmptySubsequences: false).dropLast()
-    guard !raw.dropLast(2).replacingOccurrences(of: "\r\n", with: "").contains(where: { "\r\n\0".contains($0) }) else {
-      throw TestFailure("a control character in a head: \(raw.debugDescription)")
+    var lines: [Substring] = []
+    var at = 0
+    while let end = bytes.position(of: [13, 10], from: at), end > at {
+      guard !bytes[at..<end].contains(where: { $0 == 0 || $0 == 10 || $0 == 13 }) else {
+        throw TestFailure("a control character in a head: \(shown(bytes))")
+      }
+      lines.append(Substring(latin1(bytes[at..<end])))
+      at = end + 2
     }
+    guard !lines.isEmpty else { throw TestFailure("an empty head") }
     let first = String(lines.removeFirst())
-    return (first, try Fields(lines: lines), raw)
+    return (first, try Fields(lines: lines), latin1(bytes))
   }
 
   private func framing(_ fields: Fields) throws -> BodyFraming? {
@@ -198,6 +202,13 @@ extension Wire {
   }
 
   package func sendLastChunk() throws { try send("0\r\n\r\n") }
+}
+
+/// Every byte a character, so that it comes back as it was.
+private func latin1(_ bytes: some Sequence<UInt8>) -> String {
+  var text = String.UnicodeScalarView()
+  for byte in bytes { text.append(Unicode.Scalar(byte)) }
+  return String(text)
 }
 
 /// A request's text. `fields` are lines without their ends; a body brings its length.

@@ -58,10 +58,10 @@ package final class Origin: @unchecked Sendable {
   }
 
   /// Answers every request, over connections that are kept.
-  package convenience init(
-    on address: Address = .ipv4("127.0.0.1", 0), answering answer: @escaping @Sendable (Request) -> String
-  ) throws {
-    try self.init(on: address) { visit in
+  package static func answering(
+    on address: Address = .ipv4("127.0.0.1", 0), _ answer: @escaping @Sendable (Request) -> String
+  ) throws -> Origin {
+    try Origin(on: address) { visit in
       while let request = try visit.request() {
         try visit.send(answer(request))
         if request.version == "HTTP/1.0" { return }
@@ -70,8 +70,8 @@ package final class Origin: @unchecked Sendable {
   }
 
   /// Answers every request with its own name, method, target and body.
-  package convenience init(named name: String) throws {
-    try self.init(answering: { responseText("\(name) \($0.method) \($0.target) \($0.text)") })
+  package static func named(_ name: String) throws -> Origin {
+    try answering { responseText("\(name) \($0.method) \($0.target) \($0.text)") }
   }
 
   deinit { stop() }

@@ -144,10 +144,9 @@ package final class ProxyProcess: Sendable {
     let isQuiet = eventually(5) {
       let names = ["skyproxy_exchanges_open", "skyproxy_queue_waiting", "skyproxy_exchange_drift"]
       let values = try names.map(metric)
-      let arrivals = try metric("skyproxy_arrivals_total")
-      let finished = try metric("skyproxy_exchanges_finished_total")
-      last = "open, waiting, drift: \(values); arrivals \(arrivals), finished \(finished)"
-      return try values.allSatisfy { $0 == 0 } && arrivals == finished && inFlight() == 0
+      let inFlight = try inFlight()
+      last = "open, waiting, drift: \(values); in flight: \(inFlight)"
+      return values.allSatisfy { $0 == 0 } && inFlight == 0
     }
     return isQuiet ? nil : "not quiet: \(last)"
   }
