@@ -34,7 +34,6 @@ import Testing
     ("a stalled reader's until-close answer ended cleanly", "stalls", 191),
     ("bytes behind a 101 gathered in pieces were lost", "tunnels", 1262),
     ("a pipelined request behind trailers was taken for trailers", "stalls", 5000),
-    ("a replica took an address while it was being connected to", "chaos", 5873),
   ])
   func found(_ what: String, profile name: String, seed: Int) throws {
     check(try #require(Profile.named(name)), UInt64(seed))

@@ -242,7 +242,7 @@ final class SimClient: Peer {
       }
       var count = output.left
       if case .pieces(let most, let pause) = writePace {
-        count = min(count, chance.within(1, most))
+        count = min(count, chance.within(1, max(most, output.bytes.count / 300)))
         writeAt = world.now + chance.delay(pause)
       }
       let sent = output.sent

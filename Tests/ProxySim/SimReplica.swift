@@ -327,7 +327,9 @@ final class ReplicaConnection: Peer {
     writeAt = world.now + chance.delay(20 * Nanoseconds.millisecond)
     pace = .eager
     if chance.hit(profile.streams) {
-      pace = .pieces(chance.size(2_000), chance.delay(20 * Nanoseconds.millisecond))
+      // However small the pieces, a stream comes to its end within the bound on a client's life.
+      pace = .pieces(
+        max(chance.size(2_000), output.bytes.count / 300), chance.delay(20 * Nanoseconds.millisecond))
     }
     world.wake(index, at: writeAt)
   }

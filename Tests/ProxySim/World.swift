@@ -431,9 +431,6 @@ package final class World {
       tellSend(link!, Int(completion.result), ops[op].total)
     case .connect:
       log("connected: link, result", link!.id, Int(completion.result))
-      if ops[op].address!.pointee.storage.0 != ops[op].addressWord {
-        fail("the address changed while connecting on link \(link!.id)")
-      }
     case .accept: log("accepted: result, more", Int(completion.result), completion.more ? 1 : 0)
     case .cancel: log("cancelled: result", Int(completion.result))
     case .wake, .shutdown, .close: break
@@ -451,10 +448,8 @@ package final class World {
 
   /// A client without a script: connects and says `text`; for tests of this interface.
   package func dial(saying text: String) {
-    let link = newLink(.client)
-    arrive(link)
-    var text = text
-    _ = text.withUTF8 { peerWrite(link, UnsafeRawBufferPointer($0)) }
+    let dialer = Dialer(newLink(.client), Array(text.utf8))
+    wake(add(dialer), at: now)
   }
 
   /// The last such client resets its connection.
@@ -515,6 +510,10 @@ package final class World {
   // MARK: connecting
 
   private func startConnect(_ op: Int, _ link: Link) {
+    // From here on the kernel has a copy.
+    if ops[op].address!.pointee.storage.0 != ops[op].addressWord {
+      fail("the address changed before the connect on link \(link.id) was submitted")
+    }
     link.toPeer.latency = chance.delay(profile.latencyNs)
     var wait = 2 * link.toPeer.latency
     if chance.hit(profile.slowConnects) { wait += chance.delay(20 * Nanoseconds.second) }
@@ -842,6 +841,24 @@ package final class World {
     guard at < peerWakes[peer] else { return }
     peerWakes[peer] = at
     calendar.add(.wakePeer, peer, 0, at: max(at, now))
+  }
+}
+
+private final class Dialer: Peer {
+  private unowned let link: Link
+  private let text: [UInt8]
+  private var called = false
+
+  init(_ link: Link, _ text: [UInt8]) {
+    self.link = link
+    self.text = text
+  }
+
+  override func wake(_ world: World) {
+    guard !called else { return }
+    called = true
+    world.arrive(link)
+    _ = text.withUnsafeBytes { world.peerWrite(link, $0) }
   }
 }
 

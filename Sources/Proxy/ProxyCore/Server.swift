@@ -122,7 +122,8 @@ package final class Server {
       let fd = openListener(&address)
       guard fd >= 0 else {
         throw ServerError(
-          message: "--listen \(endpoint): \(String(cString: strerror(-fd))); choose another port, or stop what listens there")
+          message:
+            "--listen \(endpoint): \(String(cString: strerror(-fd))); choose another port, or stop what listens there")
       }
       sockets.append(fd)
     }

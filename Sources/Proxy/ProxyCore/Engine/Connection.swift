@@ -182,6 +182,8 @@ package struct Exchange: TableSlot {
   package var flags = ExchangeFlags.none
   package var phase = ExchangePhase.ready
   package var attempts: UInt8 = 0
+  /// Interim responses that have come.
+  package var interims: UInt8 = 0
   package var requestFraming = BodyFraming.none
   package var responseFraming = BodyFraming.none
   package var status: UInt16 = 0

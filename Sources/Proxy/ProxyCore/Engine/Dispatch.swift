@@ -436,7 +436,7 @@ extension Worker where IO: ~Copyable {
     exchange.pointee.status = answer.status
     detachUpstream(index)
     end(index, answer.status == 504 || answer.status == 408 ? .timedOut : .failed)
-    reply(slot, answer, toHead: toHead)
+    reply(slot, answer, toHead: toHead, logged: true)
   }
 
   /// Ends without an answer: the client has gone.

@@ -1,6 +1,8 @@
 // The replica side: response heads are read and passed on, bodies follow piece by piece as they come. Nothing is held
 // back to fill a buffer.
 
+/// Interim responses one request may bring; a replica that sends more is not answering.
+private let interimsMax = 64
 /// A response body up to this long that has come with its head is copied behind it.
 private let joinedResponseMax = 1792
 
@@ -200,6 +202,12 @@ extension Worker where IO: ~Copyable {
     let exchange = exchanges[index]
     let headBytes = Int(head.headBytes)
     exchange.pointee.flags.insert(.interimSeen)
+    exchange.pointee.interims &+= 1
+    guard exchange.pointee.interims < interimsMax else {
+      release(owner)
+      attemptFailed(index, .malformed, timedOut: false, nothingAccepted: false)
+      return
+    }
     // HTTP/1.0 knows no interim responses (RFC 9110 15.2).
     if !exchange.pointee.flags.contains(.http10) {
       if let block = blocks.claim(atLeast: headBytes + responseHeadGrowthMax) {

@@ -82,13 +82,15 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
     self.counters = counters
     self.control = control
     self.log = log
-    headLimits = HeadLimits(headBytes: config.headBytesMax, targetBytes: config.targetBytesMax, fields: config.fieldsMax)
+    headLimits = HeadLimits(
+      headBytes: config.headBytesMax, targetBytes: config.targetBytesMax, fields: config.fieldsMax)
     connections = SlotTable(capacity: plan.connections)
     peerTexts = mapZeroed(plan.connections * peerTextStride)
     exchanges = SlotTable(capacity: plan.exchanges)
     segments = SlotTable(capacity: plan.segments)
     blocks = BlockPool(
-      tiny: plan.tinyBlocks, small: plan.smallBlocks, medium: plan.mediumBlocks, large: plan.largeBlocks, largeBytes: plan.largeBlockBytes)
+      tiny: plan.tinyBlocks, small: plan.smallBlocks, medium: plan.mediumBlocks, large: plan.largeBlocks,
+      largeBytes: plan.largeBlockBytes)
     bufferRefs = mapZeroed(io.bufferCount)
     wheel = TimerWheel(capacity: plan.connections, now: io.now)
     fields = FieldTable.allocate(capacity: config.fieldsMax)
