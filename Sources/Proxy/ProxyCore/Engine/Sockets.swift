@@ -448,6 +448,7 @@ extension Worker where IO: ~Copyable {
     connection.pointee.progressAt = io.now
     connection.pointee.receivedAt = io.now
     connection.pointee.keepAliveSeconds = .max
+    connection.pointee.parkedAt = 0
     connection.pointee.partial = .none
     connection.pointee.partialCount = 0
     connection.pointee.openedAt = side == .downstream ? io.now : 0

@@ -384,12 +384,14 @@ extension Worker where IO: ~Copyable {
     let connection = connections[slot]
     let index = connection.pointee.exchange
     guard index != noSlot else {
+      if connection.pointee.state == .parked { learnIdleLimit(slot, until: io.now) }
       stop(slot)
       return
     }
     let exchange = exchanges[index]
     switch exchange.pointee.phase {
     case .waiting:
+      if exchange.pointee.flags.contains(.reused) { learnIdleLimit(slot, until: exchange.pointee.pickedAt) }
       // Whether the request was accepted is known when the send has ended; until then nothing can be decided.
       if connection.pointee.flags.contains(.sending) && connection.pointee.flags.contains(.untouched) {
         if connection.pointee.flags.isDisjoint(with: .cancelling | .sendCancelled) {
