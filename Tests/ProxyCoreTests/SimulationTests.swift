@@ -8,8 +8,7 @@ import Testing
 @Suite(.serialized) struct SimulationTests {
   /// Runs one seed; what it found, with the command that replays it.
   private func check(_ profile: Profile, _ seed: UInt64) {
-    var simulation = Simulation(seed: seed, profile: profile)
-    let result = simulation.run()
+    let result = simulate(seed: seed, profile: profile)
     guard let failure = result.failure else { return }
     Issue.record("\(failure)\n\(result.tail.suffix(40).joined(separator: "\n"))\nreplay: sky-sim --seed \(seed) --profile \(profile.name)")
   }
@@ -41,9 +40,8 @@ import Testing
 
   @Test func seedsReplay() {
     for profile in [Profile.named("chaos")!, Profile.named("calm")!] {
-      var first = Simulation(seed: 11, profile: profile)
-      var second = Simulation(seed: 11, profile: profile)
-      let (one, two) = (first.run(), second.run())
+      let one = simulate(seed: 11, profile: profile)
+      let two = simulate(seed: 11, profile: profile)
       #expect(one.turns == two.turns && one.time == two.time && one.answered == two.answered)
       #expect(one.requests > 0)
     }
@@ -54,8 +52,7 @@ import Testing
     var requests = 0
     var answered = 0
     for seed in 100...130 as ClosedRange<UInt64> {
-      var simulation = Simulation(seed: seed, profile: Profile.named("calm")!)
-      let result = simulation.run()
+      let result = simulate(seed: seed, profile: Profile.named("calm")!)
       requests += result.requests
       answered += result.answered
     }

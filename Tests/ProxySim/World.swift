@@ -308,6 +308,7 @@ package final class World {
   func shutdown(_ fd: Int32, _ how: ShutdownHow, token: Token) {
     guard let link = openLink(fd, "shutdown") else { return }
     log(how == .both ? "shutdown both: link" : "shutdown write: link", link.id)
+    link.ending = true
     let op = queue(.shutdown, token, link: link)
     ops[op].how = how
     if how == .both { markStopped(link) }

@@ -55,17 +55,12 @@ func profile(_ seed: UInt64, _ options: Options) -> Profile {
   return Profile.all[Int(seed % UInt64(Profile.all.count))]
 }
 
-func runOne(_ seed: UInt64, _ profile: Profile, verbose: Bool) -> SimResult {
-  var simulation = Simulation(seed: seed, profile: profile, verbose: verbose)
-  return simulation.run()
-}
-
 /// Runs a range in this process; stops at the first failure unless all are wanted.
 func runChild(_ options: Options) -> Never {
   var failed = false
   for seed in options.start..<options.start + options.seeds {
     let profile = profile(seed, options)
-    let result = runOne(seed, profile, verbose: false)
+    let result = simulate(seed: seed, profile: profile)
     guard let failure = result.failure else { continue }
     failed = true
     if options.all {
@@ -126,7 +121,7 @@ let options = parse()
 if options.isChild { runChild(options) }
 if let seed = options.seed {
   let profile = profile(seed, options)
-  let result = runOne(seed, profile, verbose: !options.quiet)
+  let result = simulate(seed: seed, profile: profile, verbose: !options.quiet)
   if let failure = result.failure {
     print(CrashReport.report(failure, options.quiet ? result.tail : [], seed: seed, profile: profile.name))
     exit(1)
