@@ -10,14 +10,20 @@ import Testing
   private func check(_ profile: Profile, _ seed: UInt64) {
     let result = simulate(seed: seed, profile: profile)
     guard let failure = result.failure else { return }
-    Issue.record("\(failure)\n\(result.tail.suffix(40).joined(separator: "\n"))\nreplay: sky-sim --seed \(seed) --profile \(profile.name)")
+    Issue.record(
+      """
+      \(failure)
+      \(result.tail.suffix(40).joined(separator: "\n"))
+      replay: sky-sim --seed \(seed) --profile \(profile.name)
+      """
+    )
   }
 
   @Test(arguments: Profile.all.map(\.name))
   func seeds(of name: String) throws {
     let profile = try #require(Profile.named(name))
     // Runs of stalled streams take many turns.
-    for seed in 1...(name == "stalls" ? 10 : 30) as ClosedRange<UInt64> { check(profile, seed) }
+    for seed in 1...(name == "stalls" ? 20 : 40) as ClosedRange<UInt64> { check(profile, seed) }
   }
 
   /// Seeds that found something, under what was wrong.

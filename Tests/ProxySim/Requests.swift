@@ -82,7 +82,8 @@ final class RequestRecord {
   var interimsSeen = 0
   /// Something may rightly keep it from being answered.
   var trouble = false
-  /// Sent on a connection on which bytes nobody asked for were under way: what comes back is beyond the proxy's control.
+  /// Sent on a connection on which bytes nobody asked for were under way: whose answer comes back is not the proxy's
+  /// to know.
   var isPoisoned = false
 
   var requestKey: UInt64 { mix(UInt64(id) << 20) }
@@ -116,7 +117,9 @@ extension World {
     }
     let request = requests[id]
     log("offer: request, link", id, link.id)
-    if request.flaw.isOfHead { fail("request \(id) is refused for its head (\(request.flaw)), yet was sent to a replica") }
+    if request.flaw.isOfHead {
+      fail("request \(id) is refused for its head (\(request.flaw)), yet was sent to a replica")
+    }
     if let last = request.attempts.last {
       let before = request.attempts.contains { $0.accepted > 0 }
       if before && !request.method.isIdempotent {

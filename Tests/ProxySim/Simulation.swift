@@ -271,8 +271,11 @@ private struct Simulation: ~Copyable {
     for request in client.script {
       guard let attempt = request.attempts.last else { continue }
       let upstream = world.links[attempt.link]
-      guard upstream.offered === request, !request.isPoisoned, !request.upgrades, !upstream.stopped, !upstream.proxyClosed else { continue }
-      let isAnswered = !request.plans.isEmpty && upstream.toProxy.read >= min(upstream.toProxy.accepted, upstream.unaskedFrom)
+      guard upstream.offered === request, !request.isPoisoned, !request.upgrades, !upstream.stopped,
+        !upstream.proxyClosed
+      else { continue }
+      let isAnswered =
+        !request.plans.isEmpty && upstream.toProxy.read >= min(upstream.toProxy.accepted, upstream.unaskedFrom)
       if isAnswered { continue }
       if link.goneTurn == world.turn {
         world.fail("link \(link.id)'s client has gone, but the replica of request \(request.id) still works for it")
@@ -295,6 +298,8 @@ private struct Simulation: ~Copyable {
     if board.shared.pointee.queued.load(ordering: .relaxed) != 0 { world.fail("exchanges still wait") }
     if board.shared.pointee.connections.load(ordering: .relaxed) != 0 { world.fail("connections are still counted") }
     if draining && !worker.isFinished { world.fail("draining does not end") }
-    for link in world.links where link.fd >= 0 && !link.proxyClosed { world.fail("descriptor of link \(link.id) leaks") }
+    for link in world.links where link.fd >= 0 && !link.proxyClosed {
+      world.fail("descriptor of link \(link.id) leaks")
+    }
   }
 }

@@ -110,7 +110,8 @@ func runMany(_ options: Options) -> Never {
       if !options.all { exit(1) }
     }
     done += count
-    print("\(done) seeds, \(Int(Double(done) / max(seconds() - begin, 0.001))) per second, next \(options.start + done)")
+    print(
+      "\(done) seeds, \(Int(Double(done) / max(seconds() - begin, 0.001))) per second, next \(options.start + done)")
     fflush(nil)
   }
   print(failed ? "failures above" : "all passed")
@@ -127,8 +128,8 @@ if let seed = options.seed {
     exit(1)
   }
   print(
-    "seed \(seed) profile \(profile.name) passed: \(result.requests) requests, \(result.answered) answered by replicas, "
-      + "\(result.local) by the proxy, \(result.turns) turns")
+    "seed \(seed) profile \(profile.name) passed: \(result.requests) requests, "
+      + "\(result.answered) answered by replicas, \(result.local) by the proxy, \(result.turns) turns")
   exit(0)
 }
 runMany(options)
