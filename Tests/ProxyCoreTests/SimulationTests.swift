@@ -26,18 +26,18 @@ import Testing
     for seed in 1...(name == "stalls" ? 20 : 40) as ClosedRange<UInt64> { check(profile, seed) }
   }
 
-  /// Seeds that found something, under what was wrong.
+  /// Seeds that found something, under what was wrong. A change to what a run draws moves them: find new ones then.
   @Test(arguments: [
     ("a replica's reset of a tunnel left the client's slot behind", "tunnels", 48),
-    ("a byte from the client of a broken tunnel indexed no exchange", "tunnels", 77),
+    ("a byte from the client of a broken tunnel indexed no exchange", "tunnels", 192),
     ("a half-closed client saw a cut answer end cleanly", "abrupt", 101),
     ("a request was sent again after an interim answer", "flaky", 48),
     ("pipelined input held every buffer and nobody was shed", "starved", 7),
     ("starved uploads waited for each other for ever", "chaos", 1553),
-    ("the body limit counted chunk framing", "malformed", 95),
+    ("the body limit counted chunk framing", "malformed", 319),
     ("accepting was resumed while draining", "chaos", 61),
-    ("a stalled reader's until-close answer ended cleanly", "stalls", 191),
-    ("bytes behind a 101 gathered in pieces were lost", "tunnels", 1262),
+    ("a stalled reader's until-close answer ended cleanly", "stalls", 2193),
+    ("bytes behind a 101 gathered in pieces were lost", "tunnels", 1460),
     ("a pipelined request behind trailers was taken for trailers", "stalls", 5000),
   ])
   func found(_ what: String, profile name: String, seed: Int) throws {
