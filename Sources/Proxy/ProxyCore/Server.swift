@@ -1,5 +1,5 @@
-// The process around the workers: limits raised, sockets bound, one thread per worker, signals, the end. Everything here
-// runs once or rarely and is ordinary Swift; the workers never come back into it.
+// The process around the workers: limits raised, sockets bound, one thread per worker, signals, the end. Everything
+// here runs once or rarely and is ordinary Swift; the workers never come back into it.
 
 import Glibc
 import ProxyWire
@@ -344,7 +344,8 @@ extension MemoryPlan {
       + line("slots", slotBytes, "\(connections) connections, \(exchanges) exchanges, \(segments) segments")
       + line(
         "blocks", blockBytes,
-        "\(tinyBlocks) of \(BlockPool.tinyBytes), \(smallBlocks) of \(BlockPool.smallBytes), \(mediumBlocks) of \(BlockPool.mediumBytes), \(largeBlocks) of \(largeBlockBytes) bytes"
+        "\(tinyBlocks) of \(BlockPool.tinyBytes), \(smallBlocks) of \(BlockPool.smallBytes), "
+          + "\(mediumBlocks) of \(BlockPool.mediumBytes), \(largeBlocks) of \(largeBlockBytes) bytes"
       ) + line("buffers", bufferPoolBytes, "\(buffers) lent buffers of \(bufferBytes) bytes")
       + line("ring", completions * 16, "\(completions) completions")
       + line("total", totalBytes, "× \(workers) workers = \(totalBytes * workers / 1_048_576) MiB")
