@@ -308,6 +308,7 @@ package final class World {
   func shutdown(_ fd: Int32, _ how: ShutdownHow, token: Token) {
     guard let link = openLink(fd, "shutdown") else { return }
     log(how == .both ? "shutdown both: link" : "shutdown write: link", link.id)
+    if how == .write { link.ending = true }
     let op = queue(.shutdown, token, link: link)
     ops[op].how = how
     if how == .both { markStopped(link) }
@@ -372,9 +373,11 @@ package final class World {
     let link = Link(
       id: links.count, side: side,
       toProxy: Pipe(
-        sendRoom: chance.pick(profile.socketBuffers), receiveRoom: chance.pick(profile.socketBuffers), latency: latency),
+        sendRoom: chance.pick(profile.socketBuffers), receiveRoom: chance.pick(profile.socketBuffers),
+        latency: latency),
       toPeer: Pipe(
-        sendRoom: chance.pick(profile.socketBuffers), receiveRoom: chance.pick(profile.socketBuffers), latency: latency))
+        sendRoom: chance.pick(profile.socketBuffers), receiveRoom: chance.pick(profile.socketBuffers), latency: latency)
+    )
     links.append(link)
     return link
   }
@@ -594,7 +597,7 @@ package final class World {
       }
       if chance.hit(profile.sendErrors) {
         log("network failed: link", link.id)
-          resetToProxy(link)
+        resetToProxy(link)
         schedule(.resetToPeer, link.id, after: link.toPeer.latency)
         continue
       }
