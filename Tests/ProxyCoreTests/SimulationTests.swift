@@ -39,6 +39,8 @@ import Testing
     ("a stalled reader's until-close answer ended cleanly", "stalls", 2193),
     ("bytes behind a 101 gathered in pieces were lost", "tunnels", 1460),
     ("a pipelined request behind trailers was taken for trailers", "stalls", 5000),
+    ("a reset that a send had taken made a cut answer look whole", "chaos", 124_068),
+    ("an address was read after its replica had been replaced", "chaos", 321_452),
   ])
   func found(_ what: String, profile name: String, seed: Int) throws {
     check(try #require(Profile.named(name)), UInt64(seed))

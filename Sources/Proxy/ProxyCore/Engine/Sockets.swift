@@ -193,7 +193,7 @@ extension Worker where IO: ~Copyable {
       sendFailed(slot, nothingAccepted: false)
       return
     }
-    if connection.pointee.flags.contains(.ended) && endedBeforeAnswer(slot) { return }
+    if connection.pointee.flags.contains(.ended) && endedWhileSending(slot) { return }
     if connection.pointee.queue.head != noSlot {
       startSending(slot)
     } else {
