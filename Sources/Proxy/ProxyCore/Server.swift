@@ -107,24 +107,11 @@ package final class Server {
       throw ServerError(message: "--listen \(endpoint): give an address, not a name: 127.0.0.1:8080, :8080, [::]:8080")
     }
     var sockets: [Int32] = []
-    if address.family != AF_UNIX && address.port != 0 {
-      // Workers share the port among themselves; with another process they would share its clients unnoticed.
-      var trial = address
-      let fd = openListener(&trial, backlog: 1, shared: false)
-      if fd < 0 { throw cannotListen(endpoint, -fd) }
-      close(fd)
-    }
+    try awaitFree(endpoint, address)
     for _ in 0..<workers {
       if address.family == AF_UNIX, let first = sockets.first {
         sockets.append(first)
         continue
-      }
-      if case .unix(let path) = endpoint {
-        do throws(AdminError) {
-          try AdminListener.clearWay(path, address, endpoint, flag: "--listen")
-        } catch {
-          throw ServerError(message: error.description)
-        }
       }
       let fd = openListener(&address)
       if fd < 0 { throw cannotListen(endpoint, -fd) }
@@ -134,9 +121,40 @@ package final class Server {
     say("listening address=\(address.text)")
   }
 
+  /// Throws when somebody else listens there: workers share a port among themselves, and would share another process's
+  /// clients unnoticed. A proxy that was killed keeps its sockets for a moment after its end, while the kernel takes
+  /// its ring down; so its successor asks again for up to a second.
+  private func awaitFree(_ endpoint: Endpoint, _ address: SocketAddress) throws(ServerError) {
+    let deadline = monotonicNanoseconds() + 1_000_000_000
+    while true {
+      let problem = occupant(endpoint, address)
+      guard let problem else { return }
+      if monotonicNanoseconds() >= deadline { throw problem }
+      usleep(20_000)
+    }
+  }
+
+  private func occupant(_ endpoint: Endpoint, _ address: SocketAddress) -> ServerError? {
+    if case .unix(let path) = endpoint {
+      do throws(AdminError) {
+        try AdminListener.clearWay(path, address, endpoint, flag: "--listen")
+        return nil
+      } catch {
+        return ServerError(message: error.description)
+      }
+    }
+    guard address.port != 0 else { return nil }
+    var trial = address
+    let fd = openListener(&trial, backlog: 1, shared: false)
+    if fd < 0 { return cannotListen(endpoint, -fd) }
+    close(fd)
+    return nil
+  }
+
   private func cannotListen(_ endpoint: Endpoint, _ code: Int32) -> ServerError {
     ServerError(
-      message: "--listen \(endpoint): \(String(cString: strerror(code))); choose another port, or stop what listens there")
+      message: "--listen \(endpoint): \(String(cString: strerror(code))); choose another port, or stop what listens "
+        + "there")
   }
 
   /// New connections are refused from now on, also those that wait in a backlog: whoever follows on the port gets them.

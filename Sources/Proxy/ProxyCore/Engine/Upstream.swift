@@ -402,8 +402,8 @@ extension Worker where IO: ~Copyable {
       attemptFailed(
         index, .head, timedOut: false, nothingAccepted: connection.pointee.flags.contains(.untouched))
     case .streaming:
-      // A reset is reported once for a socket: if a send took it, the receive sees a clean end. So the end of such a body
-      // is believed only when no send has failed, and while one is under way not before that has ended.
+      // A reset is reported once for a socket: if a send took it, the receive sees a clean end. So the end of such a
+      // body is believed only when no send has failed, and while one is under way not before that has ended.
       let whole = clean && exchange.pointee.responseFraming == .untilClose
       if whole && connection.pointee.flags.contains(.sending) { return }
       if whole && !connection.pointee.flags.contains(.sendBroken) {

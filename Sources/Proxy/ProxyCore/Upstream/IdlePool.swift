@@ -44,8 +44,9 @@ extension Worker where IO: ~Copyable {
     connection.pointee.state = .serving
   }
 
-  /// The replica closed a connection that had been idle from `parkedAt` until `end`: from now on they are not taken again when four fifths as old. Where a request and that close cross on the wire nobody
-  /// can tell whether it was begun, so a POST would have to fail.
+  /// The replica closed a connection that had been idle from `parkedAt` until `end`: from now on they are not taken
+  /// again when four fifths as old. Where a request and that close cross on the wire nobody can tell whether it was
+  /// begun, so a POST would have to fail.
   mutating func learnIdleLimit(_ slot: UInt32, until end: UInt64) {
     let connection = connections[slot]
     let age = end &- connection.pointee.parkedAt
