@@ -252,7 +252,7 @@ extension EndToEnd {
         let page = try proxy.askAdmin("GET", "/metrics")
         #expect(page.fields["content-type"]?.hasPrefix("text/plain") == true)
         let lines = page.text.split(separator: "\n")
-        let sample = #/^[a-z_]+(\{[a-z_]+="[^"]*"(,[a-z_]+="[^"]*")*\})? (-?[0-9.]+([eE][-+]?[0-9]+)?|\+Inf)$/#
+        let sample = #/^[a-z][a-z0-9_]*(\{[a-z_]+="[^"]*"(,[a-z_]+="[^"]*")*\})? (-?[0-9.]+([eE][-+]?[0-9]+)?|\+Inf)$/#
         #expect(lines.filter { !$0.hasPrefix("#") && $0.wholeMatch(of: sample) == nil } == [])
         let answered = lines.filter { $0.hasPrefix("skyproxy_requests_total") && $0.contains("code=\"2xx\"") }
           .compactMap { $0.split(separator: " ").last.flatMap { Int($0) } }
