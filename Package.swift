@@ -21,6 +21,10 @@ let package = Package(
       name: "sky-proxy", dependencies: ["ProxyCore"], path: "Sources/Proxy/sky-proxy", swiftSettings: strict),
     // Sources/Control: the control plane.
     .target(name: "Yaml", path: "Sources/Control/Yaml", swiftSettings: strict),
+    // Benchmarks: the tools that measure (Benchmarks/README.md).
+    .target(name: "BenchKit", dependencies: ["ProxyCore", "ProxyWire"], path: "Benchmarks/BenchKit", swiftSettings: strict),
+    .executableTarget(
+      name: "sky-origin", dependencies: ["BenchKit"], path: "Benchmarks/sky-origin", swiftSettings: strict),
     // Tests.
     .target(name: "TestSupport", path: "Tests/TestSupport", swiftSettings: strict),
     .target(
