@@ -25,6 +25,8 @@ let package = Package(
     .target(name: "BenchKit", dependencies: ["ProxyCore", "ProxyWire"], path: "Benchmarks/BenchKit", swiftSettings: strict),
     .executableTarget(
       name: "sky-origin", dependencies: ["BenchKit"], path: "Benchmarks/sky-origin", swiftSettings: strict),
+    .executableTarget(
+      name: "sky-load", dependencies: ["BenchKit"], path: "Benchmarks/sky-load", swiftSettings: strict),
     // Tests.
     .target(name: "TestSupport", path: "Tests/TestSupport", swiftSettings: strict),
     .target(
