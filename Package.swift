@@ -27,6 +27,8 @@ let package = Package(
       name: "sky-origin", dependencies: ["BenchKit"], path: "Benchmarks/sky-origin", swiftSettings: strict),
     .executableTarget(
       name: "sky-load", dependencies: ["BenchKit"], path: "Benchmarks/sky-load", swiftSettings: strict),
+    .executableTarget(
+      name: "sky-floor", dependencies: ["BenchKit"], path: "Benchmarks/floor", swiftSettings: strict),
     // Tests.
     .target(name: "TestSupport", path: "Tests/TestSupport", swiftSettings: strict),
     .target(
