@@ -129,10 +129,11 @@ def measure(scenario, fleet, targets, options, rate):
 def table(result):
     scenario = result.scenario
     memory = scenario.slow is not None
+    pace = 'events/s' if result.unit == 'event' else 'requests/s'
     out = [f'### {scenario.title} (`{scenario.name}`)', '']
     if result.rate:
         out += [f'{result.rate:,.0f} requests/s', '']
-    out += [f'| proxy | {UNITS[result.unit]} median [min..max] | ours ÷ this | {'events/s' if result.unit == 'event' else 'requests/s'} | p50 µs | p99 µs | p99.9 µs '
+    out += [f'| proxy | {UNITS[result.unit]} median [min..max] | ours ÷ this | {pace} | p50 µs | p99 µs | p99.9 µs '
             + ('| memory MiB ' if memory else '') + '| problems |', '|---|---|---|---|---|---|---|---|' + ('---|' if memory else '')]
     for name in result.by:
         least, median, most = result.figure(name)
