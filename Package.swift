@@ -29,6 +29,8 @@ let package = Package(
       name: "sky-load", dependencies: ["BenchKit"], path: "Benchmarks/sky-load", swiftSettings: strict),
     .executableTarget(
       name: "sky-floor", dependencies: ["BenchKit"], path: "Benchmarks/floor", swiftSettings: strict),
+    .executableTarget(
+      name: "sky-micro", dependencies: ["BenchKit"], path: "Benchmarks/micro", swiftSettings: strict),
     // Tests.
     .target(name: "TestSupport", path: "Tests/TestSupport", swiftSettings: strict),
     .target(
