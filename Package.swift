@@ -47,5 +47,9 @@ let package = Package(
     .testTarget(
       name: "EndToEndTests", dependencies: ["TestSupport", "sky-proxy"], path: "Tests/EndToEndTests",
       swiftSettings: strict),
+    .testTarget(name: "BenchKitTests", dependencies: ["BenchKit"], path: "Tests/BenchTests/Kit", swiftSettings: strict),
+    .testTarget(
+      name: "BenchTests", dependencies: ["sky-origin", "sky-load", "sky-floor", "sky-micro"], path: "Tests/BenchTests/Smoke",
+      swiftSettings: strict),
     .testTarget(name: "TidyTests", dependencies: ["TestSupport"], path: "Tests/TidyTests", swiftSettings: strict),
   ])
