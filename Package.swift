@@ -51,5 +51,6 @@ let package = Package(
     .testTarget(
       name: "BenchTests", dependencies: ["sky-origin", "sky-load", "sky-floor", "sky-micro"], path: "Tests/BenchTests/Smoke",
       swiftSettings: strict),
-    .testTarget(name: "TidyTests", dependencies: ["TestSupport"], path: "Tests/TidyTests", swiftSettings: strict),
+    .testTarget(
+      name: "TidyTests", dependencies: ["TestSupport", "ProxyCore"], path: "Tests/TidyTests", swiftSettings: strict),
   ])

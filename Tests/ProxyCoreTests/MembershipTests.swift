@@ -1,3 +1,5 @@
+// Snapshots on their way to the load board: all or nothing, places given again only when they are free.
+
 import Glibc
 import ProxyWire
 import Testing
@@ -114,7 +116,7 @@ import Testing
     var cursor: UInt32 = 0
     guard
       case .replica(let busy) = fixture.board.pick(
-        .leastLoad, cursor: &cursor, tried: Tried(), now: 0, rule: EjectionRule())
+        cursor: &cursor, tried: Tried(), now: 0, rule: EjectionRule())
     else { throw TestFailure("nothing to pick") }
     var lease = fixture.board.lease(busy)
     _ = try fixture.membership.apply(snapshot(2, Array(full.dropFirst(1))), now: 0)

@@ -101,6 +101,7 @@ struct Attempt {
   var accepted = 0
   /// Bytes the proxy has read in answer.
   var answered = 0
+  var offeredAt: UInt64
 }
 
 // MARK: - What the oracle hears from the sockets
@@ -130,13 +131,13 @@ extension World {
       fail("request \(id) went to a parked connection of a replica that drains or has left")
     }
     if link.unaskedFrom < .max {
-      if link.toProxy.read > link.unaskedFrom {
+      if link.toProxy.read > link.unaskedFrom && link.offered?.isPoisoned != true {
         fail("request \(id) was sent on link \(link.id), which had said something unasked")
       }
       request.isPoisoned = true
       request.trouble = true
     }
-    request.attempts.append(Attempt(link: link.id))
+    request.attempts.append(Attempt(link: link.id, offeredAt: now))
     link.offered = request
     link.offers += 1
     link.answered = 0

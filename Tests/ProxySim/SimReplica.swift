@@ -108,6 +108,9 @@ final class ReplicaConnection: Peer {
     if idleSpeaks {
       world.log("replica speaks unasked: link", link.id)
       link.unaskedFrom = min(link.unaskedFrom, link.toProxy.accepted)
+      // A request may be on its way already: nobody can tell what follows from its answer.
+      link.offered?.isPoisoned = true
+      link.offered?.trouble = true
       let text = Array("HTTP/1.1 200 OK\r\nX-Sim: 999999.0\r\nContent-Length: 3\r\n\r\nbad".utf8)
       _ = text.withUnsafeBytes { world.peerWrite(link, $0) }
     } else {
@@ -153,7 +156,8 @@ final class ReplicaConnection: Peer {
         takeTunnel(UnsafeBufferPointer(rebasing: bytes[at...]), world)
         return
       }
-      if requestDone && at < bytes.count && reader.isBetweenMessages {
+      // Behind bytes nobody asked for the proxy may believe that an answer is over.
+      if requestDone && at < bytes.count && reader.isBetweenMessages && link.unaskedFrom == .max {
         world.fail("the proxy sent more before the answer on link \(link.id)")
         return
       }
@@ -323,7 +327,9 @@ final class ReplicaConnection: Peer {
     writeAt = world.now + chance.delay(20 * Nanoseconds.millisecond)
     pace = .eager
     if chance.hit(profile.streams) {
-      pace = .pieces(chance.size(2_000), chance.delay(20 * Nanoseconds.millisecond))
+      // However small the pieces, a stream comes to its end within the bound on a client's life.
+      pace = .pieces(
+        max(chance.size(2_000), output.bytes.count / 300), chance.delay(20 * Nanoseconds.millisecond))
     }
     world.wake(index, at: writeAt)
   }
@@ -359,7 +365,7 @@ final class ReplicaConnection: Peer {
     case .none: break
     case .length, .open: output.put(content(key, 0..<plan.length))
     case .chunked:
-      var body = chunked(key, plan.length, largest: chance.hit(0.5) ? 300 : 20_000, trailers: chance.hit(0.2), &chance)
+      var body = chunked(key, plan.length, largest: chance.hit(0.5) ? 300 : 20_000, trailers: !fault && chance.hit(0.2), &chance)
       if fault {
         body.removeLast(5)
         body.append(contentsOf: "nonsense\r\n\r\n".utf8)
@@ -393,7 +399,7 @@ final class ReplicaConnection: Peer {
     while true {
       if tunnel { fillTunnel(world) }
       guard output.left > 0 || output.sent >= diesAt else { break }
-      if writeAt > world.now {
+      if output.left > 0 && writeAt > world.now {
         if writeAt != .max { world.wake(index, at: writeAt) }
         return
       }
@@ -473,7 +479,7 @@ final class ReplicaConnection: Peer {
   }
 
   private func takeTunnel(_ bytes: UnsafeBufferPointer<UInt8>, _ world: World) {
-    guard let request else { return }
+    guard let request, !request.isPoisoned else { return }
     for (offset, byte) in bytes.enumerated() where byte != pattern(~request.requestKey, tunnelSeen + offset) {
       world.fail("tunnel of \(request.id): wrong byte at \(tunnelSeen + offset) towards the replica")
       return

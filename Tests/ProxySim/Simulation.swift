@@ -53,6 +53,7 @@ package struct Simulation: ~Copyable {
     world.trace.verbose = verbose
     CrashReport.watch(world, seed: seed, profile: profile)
     board = LoadBoard(capacity: 16)
+    board.setPolicy(chance.hit(0.3) ? .roundRobin : .leastLoad)
     counters = CounterSet(replicas: board.capacity)
     control = mapZeroed(1)
     members = Array(repeating: nil, count: board.capacity)
@@ -98,7 +99,6 @@ package struct Simulation: ~Copyable {
     config.halfCloseGraceNs = chance.pick([0, 10 * Nanoseconds.millisecond])
     config.halfCloseAnswers = chance.hit(0.2)
     config.maxAttempts = chance.within(1, 4)
-    config.policy = chance.hit(0.3) ? .roundRobin : .leastLoad
     config.forwarded = chance.hit(0.5) ? .append : .replace
     config.streamWindow = UInt32(max(2 * bufferBytes, chance.pick([4096, 16_384, 65_536])))
     config.retryPercent = UInt32(chance.pick([0, 20, 100]))
@@ -161,7 +161,9 @@ package struct Simulation: ~Copyable {
     }
     // Everybody has left: whatever was in use must come home.
     let end = world.now + 60 * Nanoseconds.second
-    while world.failure == nil && !isHome && world.now < end && !world.isIdle { step() }
+    while world.failure == nil && !(isHome && (!draining || worker.isFinished)) && world.now < end && !world.isIdle {
+      step()
+    }
     if world.failure == nil { checkEnd() }
     for link in world.links { link.peer = nil }
     var result = SimResult(failure: world.failure)
@@ -253,17 +255,17 @@ package struct Simulation: ~Copyable {
 
   /// DESIGN rule 8: the client has left, so its replica connection ends in the same turn.
   private func checkGone(_ link: Link) {
-    guard let client = link.peer as? SimClient else { return }
+    guard let client = link.peer as? SimClient, !link.proxyShutWrite else { return }
     for request in client.script {
       guard let attempt = request.attempts.last else { continue }
       let upstream = world.links[attempt.link]
-      guard upstream.offered === request, !upstream.stopped, !upstream.proxyClosed else { continue }
-      let isParked = !request.plans.isEmpty && upstream.toProxy.read == upstream.toProxy.accepted
-      if isParked { continue }
+      guard upstream.offered === request, !request.isPoisoned, !request.upgrades, !upstream.stopped, !upstream.proxyClosed else { continue }
+      let isAnswered = !request.plans.isEmpty && upstream.toProxy.read >= min(upstream.toProxy.accepted, upstream.unaskedFrom)
+      if isAnswered { continue }
       if link.goneTurn == world.turn {
         world.fail("link \(link.id)'s client has gone, but the replica of request \(request.id) still works for it")
       } else if link.toldEnd, !config.halfCloseAnswers, request.isSent,
-        world.now > link.lastTaken + config.halfCloseGraceNs + 1_000_000
+        world.now > max(link.lastTaken, attempt.offeredAt) + config.halfCloseGraceNs + 1_000_000
       {
         world.fail("link \(link.id)'s client has closed, but the replica of request \(request.id) still works for it")
       }

@@ -48,6 +48,8 @@ package final class World {
     /// Its last completion is decided: posted, or on the calendar.
     var ended = false
     var free = true
+    /// With the kernel; before that it is only queued.
+    var started = false
     var result: Int32 = 0
   }
   private(set) var ops: [Op] = []
@@ -117,14 +119,14 @@ package final class World {
     now += 200 + UInt64(chance.below(1_500))
     for op in submissions {
       switch ops[op].kind {
-      case .shutdown, .close, .cancel:
-        // The kernel hands some of these to a thread of its own.
+      case .shutdown, .close:
+        // The kernel hands these to a thread of its own (IORING_OP_SHUTDOWN always).
         if chance.hit(profile.late) {
           schedule(.perform, op, ops[op].serial, after: chance.delay(profile.lateNs))
         } else {
           perform(op)
         }
-      case .accept, .wake, .connect, .receive, .send: perform(op)
+      case .accept, .wake, .connect, .receive, .send, .cancel: perform(op)
       }
     }
     submissions.removeAll(keepingCapacity: true)
@@ -380,6 +382,7 @@ package final class World {
   // MARK: performing
 
   private func perform(_ op: Int) {
+    ops[op].started = true
     let link = ops[op].link >= 0 ? links[ops[op].link] : nil
     switch ops[op].kind {
     case .accept: tryAccept()
@@ -428,9 +431,6 @@ package final class World {
       tellSend(link!, Int(completion.result), ops[op].total)
     case .connect:
       log("connected: link, result", link!.id, Int(completion.result))
-      if ops[op].address!.pointee.storage.0 != ops[op].addressWord {
-        fail("the address changed while connecting on link \(link!.id)")
-      }
     case .accept: log("accepted: result, more", Int(completion.result), completion.more ? 1 : 0)
     case .cancel: log("cancelled: result", Int(completion.result))
     case .wake, .shutdown, .close: break
@@ -445,6 +445,15 @@ package final class World {
   }
 
   // MARK: accepting
+
+  /// A client without a script: connects and says `text`; for tests of this interface.
+  package func dial(saying text: String) {
+    let dialer = Dialer(newLink(.client), Array(text.utf8))
+    wake(add(dialer), at: now)
+  }
+
+  /// The last such client resets its connection.
+  package func hangUp() { peerAbort(links[links.count - 1]) }
 
   /// A client's connection has reached the listener.
   func arrive(_ link: Link) {
@@ -501,6 +510,10 @@ package final class World {
   // MARK: connecting
 
   private func startConnect(_ op: Int, _ link: Link) {
+    // From here on the kernel has a copy.
+    if ops[op].address!.pointee.storage.0 != ops[op].addressWord {
+      fail("the address changed before the connect on link \(link.id) was submitted")
+    }
     link.toPeer.latency = chance.delay(profile.latencyNs)
     var wait = 2 * link.toPeer.latency
     if chance.hit(profile.slowConnects) { wait += chance.delay(20 * Nanoseconds.second) }
@@ -739,7 +752,7 @@ package final class World {
   }
 
   private func performCancel(_ op: Int) {
-    guard let target = byToken[ops[op].target.raw], !ops[target].ended else {
+    guard let target = byToken[ops[op].target.raw], ops[target].started, !ops[target].ended else {
       finish(op, chance.hit(0.2) ? -114 : -2)
       return
     }
@@ -828,6 +841,24 @@ package final class World {
     guard at < peerWakes[peer] else { return }
     peerWakes[peer] = at
     calendar.add(.wakePeer, peer, 0, at: max(at, now))
+  }
+}
+
+private final class Dialer: Peer {
+  private unowned let link: Link
+  private let text: [UInt8]
+  private var called = false
+
+  init(_ link: Link, _ text: [UInt8]) {
+    self.link = link
+    self.text = text
+  }
+
+  override func wake(_ world: World) {
+    guard !called else { return }
+    called = true
+    world.arrive(link)
+    _ = text.withUnsafeBytes { world.peerWrite(link, $0) }
   }
 }
 

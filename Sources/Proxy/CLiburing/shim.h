@@ -1,9 +1,7 @@
 // What Swift cannot import from liburing and the kernel headers: casts, unions, macros, and constants newer than the
 // header on the build machine. Only Sources/Proxy/ProxyCore/Ring imports this module.
+// No _GNU_SOURCE here: with it the C library's headers would say other things than Swift's own Glibc module does.
 #pragma once
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include <errno.h>
 #include <liburing.h>
 #include <linux/time_types.h>

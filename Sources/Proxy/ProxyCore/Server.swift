@@ -1,5 +1,5 @@
-// The process around the workers: limits raised, sockets bound, one thread per worker, signals, the end. Everything here
-// runs once or rarely and is ordinary Swift; the workers never come back into it.
+// The process around the workers: limits raised, sockets bound, one thread per worker, signals, the end. Everything
+// here runs once or rarely and is ordinary Swift; the workers never come back into it.
 
 import Glibc
 import ProxyWire
@@ -112,11 +112,18 @@ package final class Server {
         sockets.append(first)
         continue
       }
-      if case .unix(let path) = endpoint { unlink(path) }
+      if case .unix(let path) = endpoint {
+        do throws(AdminError) {
+          try AdminListener.clearWay(path, address, endpoint, flag: "--listen")
+        } catch {
+          throw ServerError(message: error.description)
+        }
+      }
       let fd = openListener(&address)
       guard fd >= 0 else {
         throw ServerError(
-          message: "--listen \(endpoint): \(String(cString: strerror(-fd))); choose another port, or stop what listens there")
+          message:
+            "--listen \(endpoint): \(String(cString: strerror(-fd))); choose another port, or stop what listens there")
       }
       sockets.append(fd)
     }
@@ -337,7 +344,8 @@ extension MemoryPlan {
       + line("slots", slotBytes, "\(connections) connections, \(exchanges) exchanges, \(segments) segments")
       + line(
         "blocks", blockBytes,
-        "\(smallBlocks) of \(BlockPool.smallBytes), \(mediumBlocks) of \(BlockPool.mediumBytes), \(largeBlocks) of \(largeBlockBytes) bytes"
+        "\(tinyBlocks) of \(BlockPool.tinyBytes), \(smallBlocks) of \(BlockPool.smallBytes), "
+          + "\(mediumBlocks) of \(BlockPool.mediumBytes), \(largeBlocks) of \(largeBlockBytes) bytes"
       ) + line("buffers", bufferPoolBytes, "\(buffers) lent buffers of \(bufferBytes) bytes")
       + line("ring", completions * 16, "\(completions) completions")
       + line("total", totalBytes, "× \(workers) workers = \(totalBytes * workers / 1_048_576) MiB")

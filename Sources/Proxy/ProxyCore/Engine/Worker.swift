@@ -67,7 +67,7 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
   var listening = 0
   /// Bit per listener whose accept is armed.
   var accepting: UInt8 = 0
-  /// An accept failed for want of descriptors; armed again at this time.
+  /// An accept failed for want of descriptors, or could not be cancelled: looked at again at this time; 0 = none.
   var acceptAgainAt: UInt64 = 0
   var draining = false
   var stopped = false
@@ -82,13 +82,15 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
     self.counters = counters
     self.control = control
     self.log = log
-    headLimits = HeadLimits(headBytes: config.headBytesMax, targetBytes: config.targetBytesMax, fields: config.fieldsMax)
+    headLimits = HeadLimits(
+      headBytes: config.headBytesMax, targetBytes: config.targetBytesMax, fields: config.fieldsMax)
     connections = SlotTable(capacity: plan.connections)
     peerTexts = mapZeroed(plan.connections * peerTextStride)
     exchanges = SlotTable(capacity: plan.exchanges)
     segments = SlotTable(capacity: plan.segments)
     blocks = BlockPool(
-      small: plan.smallBlocks, medium: plan.mediumBlocks, large: plan.largeBlocks, largeBytes: plan.largeBlockBytes)
+      tiny: plan.tinyBlocks, small: plan.smallBlocks, medium: plan.mediumBlocks, large: plan.largeBlocks,
+      largeBytes: plan.largeBlockBytes)
     bufferRefs = mapZeroed(io.bufferCount)
     wheel = TimerWheel(capacity: plan.connections, now: io.now)
     fields = FieldTable.allocate(capacity: config.fieldsMax)

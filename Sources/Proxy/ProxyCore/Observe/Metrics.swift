@@ -312,6 +312,12 @@ extension MetricsPage {
       name: "skyproxy_head_timeouts_total", kind: .counter, help: "Request heads that did not come in time.",
       value: { $0.workers.headTimeouts }),
     ProcessRow(
+      name: "skyproxy_own_answers_4xx_total", kind: .counter,
+      help: "Requests the proxy answered itself for a fault of the client's.", value: { $0.workers.ownAnswers4 }),
+    ProcessRow(
+      name: "skyproxy_own_answers_5xx_total", kind: .counter,
+      help: "Requests the proxy answered itself for want of a replica's answer.", value: { $0.workers.ownAnswers5 }),
+    ProcessRow(
       name: "skyproxy_no_replica_total", kind: .counter, help: "Requests answered 503 as no replica was ready.",
       value: { $0.workers.noReplica }),
     ProcessRow(

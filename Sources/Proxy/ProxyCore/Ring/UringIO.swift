@@ -54,7 +54,9 @@ package struct UringIO: RingIO, ~Copyable {
     let code = sky_queue_init(options.submissions, options.completions, features.setupFlags, ring, &reported)
     guard code == 0 else { throw .setup(-code) }
     _ = io_uring_register_ring_fd(ring)
-    guard let buffers = BufferRing(ring: ring, count: options.buffers, size: options.bufferBytes) else { throw .buffers }
+    guard let buffers = BufferRing(ring: ring, count: options.buffers, size: options.bufferBytes) else {
+      throw .buffers
+    }
     self.buffers = buffers
     limitsReceives = features.receiveLimit
     gatherMask = Int(options.submissions) - 1

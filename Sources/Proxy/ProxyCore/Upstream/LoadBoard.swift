@@ -168,7 +168,8 @@ extension LoadBoard {
   package func pick(cursor: inout UInt32, tried: Tried, now: UInt64, rule: EjectionRule) -> Picked {
     let count = self.count
     let policy: Policy = shared.pointee.policy.load(ordering: .relaxed) == 0 ? .leastLoad : .roundRobin
-    if shared.pointee.ejectedReplicas.load(ordering: .relaxed) != 0, let canary = canary(tried, now, count, every: false)
+    if shared.pointee.ejectedReplicas.load(ordering: .relaxed) != 0,
+      let canary = canary(tried, now, count, every: false)
     {
       return .replica(canary)
     }
@@ -188,7 +189,8 @@ extension LoadBoard {
   }
 
   /// The rare cases: round robin, a retry that must avoid the tried replicas, nobody below its limit.
-  private func pickSlowly(_ policy: Policy, cursor: inout UInt32, _ tried: Tried, _ now: UInt64, _ count: Int) -> Picked {
+  private func pickSlowly(_ policy: Policy, cursor: inout UInt32, _ tried: Tried, _ now: UInt64, _ count: Int) -> Picked
+  {
     var sawFull = false
     var sawEjected = false
     var best = noSlot
@@ -269,6 +271,10 @@ extension LoadBoard {
     let start = from < count ? from : 0
     let firstBlock = start >> 4
     let firstLane = UInt32(start & 15)
+    // Vectors on both sides of every comparison: with a scalar on one side Swift 6.3 falls back to generic code.
+    let most = SIMD16<UInt32>(repeating: 8191)
+    let shutAll = SIMD16<UInt32>(repeating: .max)
+    let first = SIMD16<UInt32>(repeating: firstLane)
     let lanes = SIMD16<UInt32>(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
     var bestIndex = noSlot
     var bestKey = UInt32.max
@@ -281,11 +287,11 @@ extension LoadBoard {
       let shut = UnsafeRawPointer(gates + block << 4).load(as: SIMD16<UInt32>.self)
       let caps = UnsafeRawPointer(limits + block << 4).load(as: SIMD16<UInt32>.self)
       let scale = UnsafeRawPointer(scales + block << 4).load(as: SIMD16<UInt32>.self)
-      let clamped = loads.replacing(with: 8191, where: loads .> 8191)
+      let clamped = loads.replacing(with: most, where: loads .> most)
       var keys = (clamped &* scale) | shut
-      keys.replace(with: .max, where: loads .>= caps)
-      if visit == 0 { keys.replace(with: .max, where: lanes .< firstLane) }
-      if visit == blocks { keys.replace(with: .max, where: lanes .>= firstLane) }
+      keys.replace(with: shutAll, where: loads .>= caps)
+      if visit == 0 { keys.replace(with: shutAll, where: lanes .< first) }
+      if visit == blocks { keys.replace(with: shutAll, where: lanes .>= first) }
       let least = keys.min()
       if least < bestKey {
         bestKey = least
@@ -338,13 +344,17 @@ extension LoadBoard {
     while index < count {
       let candidate = index
       index += 1
-      guard gates[candidate].load(ordering: .relaxed) == Gate.ejected, !tried.contains(UInt32(candidate)) else { continue }
+      guard gates[candidate].load(ordering: .relaxed) == Gate.ejected, !tried.contains(UInt32(candidate)) else {
+        continue
+      }
       let due =
         every
         ? health[candidate].failedAt.load(ordering: .relaxed) &+ 100_000_000
         : health[candidate].retryAt.load(ordering: .relaxed)
       guard now >= due else { continue }
-      guard health[candidate].canary.compareExchange(expected: 0, desired: 1, ordering: .relaxed).exchanged else { continue }
+      guard health[candidate].canary.compareExchange(expected: 0, desired: 1, ordering: .relaxed).exchanged else {
+        continue
+      }
       inFlight[candidate].wrappingAdd(1, ordering: .acquiringAndReleasing)
       // Draining may have begun meanwhile: nothing new may go there once it has been said to be empty.
       if gates[candidate].load(ordering: .acquiring) == Gate.ejected { return UInt32(candidate) }
