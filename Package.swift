@@ -49,8 +49,8 @@ let package = Package(
       swiftSettings: strict),
     .testTarget(name: "BenchKitTests", dependencies: ["BenchKit"], path: "Tests/BenchTests/Kit", swiftSettings: strict),
     .testTarget(
-      name: "BenchTests", dependencies: ["sky-origin", "sky-load", "sky-floor", "sky-micro"], path: "Tests/BenchTests/Smoke",
-      swiftSettings: strict),
+      name: "BenchTests", dependencies: ["TestSupport", "sky-origin", "sky-load", "sky-floor", "sky-micro"],
+      path: "Tests/BenchTests/Smoke", swiftSettings: strict),
     .testTarget(
       name: "TidyTests", dependencies: ["TestSupport", "ProxyCore"], path: "Tests/TidyTests", swiftSettings: strict),
   ])

@@ -1,5 +1,5 @@
-// What a request asks of the origin: `?size=1048576&framing=chunked` or fields `X-Sky-Size: 1048576`. Each key is one row
-// of the table, which the help prints.
+// What a request asks of the origin: `?size=1048576&framing=chunked` or fields `X-Sky-Size: 1048576`. Each key is one
+// row of the table, which the help prints.
 
 import Glibc
 
@@ -61,7 +61,9 @@ package struct AnswerSpec: BitwiseCopyable, Equatable {
   package mutating func set(_ name: UnsafePointer<UInt8>, _ nameCount: Int, _ value: UnsafePointer<UInt8>, _ count: Int)
     -> Bool
   {
-    guard let key = AnswerSpec.keys.firstIndex(where: { AnswerSpec.matches($0.name, name, nameCount) }) else { return false }
+    guard let key = AnswerSpec.keys.firstIndex(where: { AnswerSpec.matches($0.name, name, nameCount) }) else {
+      return false
+    }
     switch key {
     case 0: return AnswerSpec.whole(value, count, 0...AnswerSpec.sizeMax) { size = $0 }
     case 1: return AnswerSpec.whole(value, count, 200...599) { status = $0 }

@@ -3,7 +3,7 @@
 //
 //   data: {"n":"00000017","t":"00000001234567890123","p":"rrrr…"}⏎⏎
 //
-// The padding's letter follows from the number. Events that carry more (OpenAI chunks) have other members in place of p.
+// The padding's letter follows from the number. Events that carry more (OpenAI chunks) have others in place of p.
 
 import Glibc
 
@@ -11,7 +11,7 @@ package enum EventFormat {
   private static let opening: StaticString = "data: {\"n\":\""
   private static let time: StaticString = "\",\"t\":\""
   private static let padding: StaticString = "\",\"p\":\""
-  private static let closing: StaticString = "\"}\n\n"
+  static let closing: StaticString = "\"}\n\n"
   static let numberAt = 12
   static let timeAt = 27
   static let afterTime = 47
@@ -153,12 +153,10 @@ package struct EventChecker: BitwiseCopyable {
     if EventFormat.hasPadding(bytes, count) {
       let letter = EventFormat.letter(UInt32(number))
       var index = EventFormat.padAt
-      while index < count - 4 {
-        if bytes[index] != letter {
-          corrupted += 1
-          return .corrupted
-        }
-        index += 1
+      while index < count - 4 && bytes[index] == letter { index += 1 }
+      if index != count - 4 || memcmp(bytes + index, EventFormat.closing.utf8Start, 4) != 0 {
+        corrupted += 1
+        return .corrupted
       }
     }
     numbered += 1

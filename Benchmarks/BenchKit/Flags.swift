@@ -48,7 +48,9 @@ package struct Flag<Options> {
     }
   }
 
-  package static func text(_ name: String, _ value: String, _ path: WritableKeyPath<Options, String> & Sendable, _ doc: String)
+  package static func text(
+    _ name: String, _ value: String, _ path: WritableKeyPath<Options, String> & Sendable, _ doc: String
+  )
     -> Flag
   {
     Flag(name, value, doc) { (options, text) throws(FlagProblem) in options[keyPath: path] = text }
@@ -84,7 +86,9 @@ package struct FlagTable<Options> {
       let body = argument.dropFirst(2)
       let equals = body.firstIndex(of: "=")
       let name = String(body[..<(equals ?? body.endIndex)])
-      guard let flag = flags.first(where: { $0.name == name }) else { throw FlagProblem("--\(name): no such flag; see --help") }
+      guard let flag = flags.first(where: { $0.name == name }) else {
+        throw FlagProblem("--\(name): no such flag; see --help")
+      }
       if flag.value.isEmpty {
         guard equals == nil else { throw FlagProblem("--\(name) takes no value") }
         try flag.apply(&result, "")

@@ -79,6 +79,7 @@ package struct LatencyHistogram: BitwiseCopyable {
   package var json: String {
     func us(_ value: UInt64) -> String { fixed(Double(value) / 1000, 2) }
     return "{\"n\":\(count),\"mean\":\(fixed(mean / 1000, 2)),\"min\":\(us(least)),\"p50\":\(us(quantile(0.5)))"
-      + ",\"p90\":\(us(quantile(0.9))),\"p99\":\(us(quantile(0.99))),\"p999\":\(us(quantile(0.999))),\"max\":\(us(most))}"
+      + ",\"p90\":\(us(quantile(0.9))),\"p99\":\(us(quantile(0.99))),\"p999\":\(us(quantile(0.999)))"
+      + ",\"max\":\(us(most))}"
   }
 }

@@ -1,5 +1,5 @@
-// CPU time and memory of other processes. The clock of a process counts nanoseconds; /proc/PID/stat counts ticks of 4 to
-// 10 ms, which is too coarse for slices of half a second.
+// CPU time and memory of other processes. The clock of a process counts nanoseconds; /proc/PID/stat counts ticks of 4
+// to 10 ms, which is too coarse for slices of half a second.
 
 import Glibc
 

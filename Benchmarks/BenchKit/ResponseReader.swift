@@ -185,7 +185,8 @@ package struct ResponseReader: BitwiseCopyable {
   private mutating func judge(
     _ head: UnsafePointer<UInt8>, _ end: Int, more bytes: UnsafePointer<UInt8>, _ count: Int, _ at: inout Int
   ) -> Step {
-    guard end >= 16, memcmp(head, ("HTTP/1." as StaticString).utf8Start, 7) == 0, let status = decimal(head + 9, 3) else {
+    guard end >= 16, memcmp(head, ("HTTP/1." as StaticString).utf8Start, 7) == 0, let status = decimal(head + 9, 3)
+    else {
       return .bad
     }
     var length = -1

@@ -21,7 +21,9 @@ package func loopback(_ text: String, wildcard: Bool = false, ports: ClosedRange
 {
   let full = text.hasPrefix(":") ? (wildcard ? "0.0.0.0" : "127.0.0.1") + text : text
   let endpoint: Endpoint
-  do throws(EndpointError) { endpoint = try Endpoint.parse(full, ports: ports) } catch { throw FlagProblem(error.reason) }
+  do throws(EndpointError) { endpoint = try Endpoint.parse(full, ports: ports) } catch {
+    throw FlagProblem(error.reason)
+  }
   guard endpoint.isLoopback || (wildcard && endpoint.host == "0.0.0.0"), let address = SocketAddress(endpoint) else {
     throw FlagProblem("\(text): only loopback addresses (127.x.y.z:PORT) are used by the benchmarks")
   }

@@ -28,9 +28,9 @@ package enum Trace {
   package static func parse(_ text: String) throws(TraceProblem) -> [TraceRow] {
     var rows: [TraceRow] = []
     var number = 0
-    for line in text.split(separator: "\n", omittingEmptySubsequences: false) {
+    for line in text.split(omittingEmptySubsequences: false, whereSeparator: \.isNewline) {
       number += 1
-      let trimmed = line.filter { $0 != " " && $0 != "\r" && $0 != "\t" }
+      let trimmed = line.filter { $0 != " " && $0 != "\t" }
       if trimmed.isEmpty || trimmed.hasPrefix("#") { continue }
       if rows.isEmpty && trimmed == "timestamp_ms,prompt_bytes,output_events" { continue }
       let cells = trimmed.split(separator: ",", omittingEmptySubsequences: false)
@@ -44,7 +44,8 @@ package enum Trace {
         throw TraceProblem(line: number, reason: "prompt_bytes '\(cells[1])' is not a size from 0 to \(promptBytesMax)")
       }
       guard let events = Int(cells[2]), (1...outputEventsMax).contains(events) else {
-        throw TraceProblem(line: number, reason: "output_events '\(cells[2])' is not a number from 1 to \(outputEventsMax)")
+        throw TraceProblem(
+          line: number, reason: "output_events '\(cells[2])' is not a number from 1 to \(outputEventsMax)")
       }
       let atNs = UInt64(at * 1_000_000)
       if let last = rows.last, atNs < last.atNs {

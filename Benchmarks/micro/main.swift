@@ -49,7 +49,9 @@ func measure(_ name: String, _ body: (Int) -> UInt64) {
   }
   let spread = Spread(batches)!
   figures.append((name, spread))
-  print(left(name, 34) + right(fixed(spread.median, 1), 10) + " ns  [\(fixed(spread.least, 1)) .. \(fixed(spread.most, 1))]")
+  print(
+    left(name, 34) + right(fixed(spread.median, 1), 10) + " ns  [\(fixed(spread.least, 1)) .. \(fixed(spread.most, 1))]"
+  )
 }
 
 // MARK: heads
@@ -62,14 +64,18 @@ func copied(_ text: String) -> (UnsafePointer<UInt8>, Int) {
 }
 
 let usual =
-  "POST /v1/chat/completions HTTP/1.1\r\nHost: api.example.com\r\nUser-Agent: OpenAI/Python 1.51.0\r\nAccept: application/json\r\n"
-  + "Accept-Encoding: gzip, deflate\r\nContent-Type: application/json\r\nAuthorization: Bearer sk-0123456789abcdef0123456789abcdef\r\n"
+  "POST /v1/chat/completions HTTP/1.1\r\nHost: api.example.com\r\nUser-Agent: OpenAI/Python 1.51.0\r\n"
+  + "Accept: application/json\r\n"
+  + "Accept-Encoding: gzip, deflate\r\nContent-Type: application/json\r\n"
+  + "Authorization: Bearer sk-0123456789abcdef0123456789abcdef\r\n"
   + "Content-Length: 512\r\n\r\n"
 /// CR LF is one Character.
 let long =
-  usual.dropLast() + (1...11).map { "X-Stainless-Field-\($0): \(String(repeating: "v", count: 60))\r\n" }.joined() + "\r\n"
+  usual.dropLast() + (1...11).map { "X-Stainless-Field-\($0): \(String(repeating: "v", count: 60))\r\n" }.joined()
+  + "\r\n"
 let answer =
-  "HTTP/1.1 200 OK\r\nDate: Mon, 23 Nov 2026 12:00:00 GMT\r\nServer: uvicorn\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
+  "HTTP/1.1 200 OK\r\nDate: Mon, 23 Nov 2026 12:00:00 GMT\r\nServer: uvicorn\r\n"
+  + "Content-Type: text/event-stream; charset=utf-8\r\n"
   + "Cache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 func heads() {
@@ -86,19 +92,24 @@ func heads() {
     measure("parse request head (\(name))") { times in
       var sum = 0
       for _ in 0..<times {
-        guard parseRequestHead(bytes, count, limits: limits, fields: &fields, head: &head) == .complete else { fatalError("not a head") }
+        guard parseRequestHead(bytes, count, limits: limits, fields: &fields, head: &head) == .complete else {
+          fatalError("not a head")
+        }
         sum &+= head.headBytes
       }
       return UInt64(sum)
     }
     _ = parseRequestHead(bytes, count, limits: limits, fields: &fields, head: &head)
     let context = ForwardContext(
-      clientAddress: address, clientAddressCount: addressCount, isTLS: false, requestIdHigh: 0x0123_4567_89AB_CDEF, requestIdLow: 42,
+      clientAddress: address, clientAddressCount: addressCount, isTLS: false, requestIdHigh: 0x0123_4567_89AB_CDEF,
+      requestIdLow: 42,
       forwarded: .append, viaName: via, viaNameCount: viaCount, fallbackHost: address, fallbackHostCount: addressCount)
     measure("rewrite request head (\(name))") { times in
       var sum = 0
       for _ in 0..<times {
-        guard let written = writeRequestHead(head, fields, bytes, context, into: out, capacity: 65536) else { fatalError("no room") }
+        guard let written = writeRequestHead(head, fields, bytes, context, into: out, capacity: 65536) else {
+          fatalError("no room")
+        }
         sum &+= written.count
       }
       return UInt64(sum)
@@ -110,7 +121,8 @@ func heads() {
     var sum = 0
     for _ in 0..<times {
       guard
-        parseResponseHead(bytes, count, limits: limits, requestWasHead: false, upgradeOffered: false, fields: &fields, head: &head)
+        parseResponseHead(
+          bytes, count, limits: limits, requestWasHead: false, upgradeOffered: false, fields: &fields, head: &head)
           == .complete
       else { fatalError("not a head") }
       sum &+= head.headBytes
@@ -120,7 +132,8 @@ func heads() {
   measure("rewrite response head (\(count) bytes)") { times in
     var sum = 0
     for _ in 0..<times {
-      sum &+= writeResponseHead(head, fields, bytes, clientIsHTTP10: false, close: false, into: out, capacity: 65536) ?? 0
+      sum &+=
+        writeResponseHead(head, fields, bytes, clientIsHTTP10: false, close: false, into: out, capacity: 65536) ?? 0
     }
     return UInt64(sum)
   }
@@ -145,7 +158,9 @@ func picking() {
       for turn in 0..<times {
         // 64 exchanges open at a time.
         board.release(&held[turn & 63])
-        guard case .replica(let index) = board.pick(cursor: &cursor, tried: Tried(), now: 1, rule: rule) else { fatalError("nobody") }
+        guard case .replica(let index) = board.pick(cursor: &cursor, tried: Tried(), now: 1, rule: rule) else {
+          fatalError("nobody")
+        }
         held[turn & 63] = board.lease(index)
         sum &+= UInt64(index)
       }
@@ -212,8 +227,9 @@ heads()
 picking()
 deadlines()
 if !options.json.isEmpty {
-  let rows = figures.map {
-    "{\"name\":\(quotedJson($0.name)),\"ns\":{\"min\":\(fixed($0.spread.least, 2)),\"median\":\(fixed($0.spread.median, 2)),\"max\":\(fixed($0.spread.most, 2))}}"
+  let rows = figures.map { name, spread in
+    "{\"name\":\(quotedJson(name)),\"ns\":{\"min\":\(fixed(spread.least, 2)),"
+      + "\"median\":\(fixed(spread.median, 2)),\"max\":\(fixed(spread.most, 2))}}"
   }
   writeText(options.json, "[\n" + rows.joined(separator: ",\n") + "\n]\n")
 }

@@ -1,5 +1,5 @@
-// A thread of the load generator: its ring and its share of the connections. One slice loads one target: connections are
-// opened, used for the warm-up and the measured time, and closed again.
+// A thread of the load generator: its ring and its share of the connections. One slice loads one target: connections
+// are opened, used for the warm-up and the measured time, and closed again.
 //
 //   closed ─connect→ ready ─send→ busy ─answer→ ready … ─end of slice→ closing → closed
 
@@ -546,7 +546,9 @@ struct LoadWorker: ~Copyable {
         tally.counts.pointee.events += 1
         tally.event.record(io.now - min(io.now, sentNs))
       }
-      if connection.pointee.leavesAfter > 0 && connection.pointee.checker.numbered >= UInt32(connection.pointee.leavesAfter) {
+      if connection.pointee.leavesAfter > 0
+        && connection.pointee.checker.numbered >= UInt32(connection.pointee.leavesAfter)
+      {
         leave(slot)
         return
       }

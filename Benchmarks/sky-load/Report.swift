@@ -37,7 +37,8 @@ enum Unit: String {
     case .hold: .stream
     case .sse, .trace: .event
     case .closed, .open:
-      results.contains { $0.counts.requests > 0 && $0.megabytes / Double($0.counts.requests) > 0.25 } ? .megabyte : .request
+      results.contains { $0.counts.requests > 0 && $0.megabytes / Double($0.counts.requests) > 0.25 }
+        ? .megabyte : .request
     }
   }
 
@@ -98,20 +99,29 @@ struct Report {
   func json() -> String {
     let unit = Unit.of(options, results)
     var text = "{\"tool\":\"sky-load\",\"label\":\(quotedJson(options.label)),\"mode\":\"\(options.mode.rawValue)\""
-    text += ",\"connections\":\(options.connections),\"threads\":\(options.threads),\"target\":\(quotedJson(options.target))"
+    text +=
+      ",\"connections\":\(options.connections),\"threads\":\(options.threads),\"target\":\(quotedJson(options.target))"
     text += ",\"body_bytes\":\(options.bodyBytes),\"churn\":\(options.isChurn),\"slow_readers\":\(options.slowReaders)"
     if options.mode == .open { text += ",\"rate\":\(fixed(options.rate, 3)),\"poisson\":\(options.isPoisson)" }
-    text += ",\"seconds\":\(fixed(options.seconds, 3)),\"warmup\":\(fixed(options.warmup, 3)),\"rounds\":\(options.rounds)"
+    text +=
+      ",\"seconds\":\(fixed(options.seconds, 3)),\"warmup\":\(fixed(options.warmup, 3)),\"rounds\":\(options.rounds)"
     text += ",\"unit\":\"\(unit.rawValue)\",\"slices\":[\n"
     text += results.map { slice($0, unit) }.joined(separator: ",\n")
     return text + "\n]}\n"
   }
 
   private func slice(_ result: SliceResult, _ unit: Unit) -> String {
-    var text = "{\"name\":\(quotedJson(result.target)),\"round\":\(result.round),\"seconds\":\(fixed(result.seconds, 6))"
-    text += ",\(result.counts.json),\"cpu_us\":\(fixed(result.cpuUs, 1)),\"load_cpu_us\":\(fixed(Double(result.selfNs) / 1000, 1))"
-    for other in result.othersNs { text += ",\(quotedJson(other.name + "_cpu_us")):\(fixed(Double(other.ns) / 1000, 1))" }
-    text += ",\"figure\":\(fixed(result.per(unit), 4)),\"rss_before_kib\":\(result.residentBeforeKiB),\"rss_kib\":\(result.residentKiB)"
+    var text =
+      "{\"name\":\(quotedJson(result.target)),\"round\":\(result.round),\"seconds\":\(fixed(result.seconds, 6))"
+    text +=
+      ",\(result.counts.json),\"cpu_us\":\(fixed(result.cpuUs, 1))"
+    text += ",\"load_cpu_us\":\(fixed(Double(result.selfNs) / 1000, 1))"
+    for other in result.othersNs {
+      text += ",\(quotedJson(other.name + "_cpu_us")):\(fixed(Double(other.ns) / 1000, 1))"
+    }
+    text +=
+      ",\"figure\":\(fixed(result.per(unit), 4))"
+    text += ",\"rss_before_kib\":\(result.residentBeforeKiB),\"rss_kib\":\(result.residentKiB)"
     text += ",\"latency_us\":\(result.tally.latency.json)"
     if options.isStreaming {
       text += ",\"first_event_us\":\(result.tally.first.json),\"gap_us\":\(result.tally.gap.json)"
@@ -122,14 +132,20 @@ struct Report {
 
   func csv() -> String {
     let unit = Unit.of(options, results)
-    var text = "label,mode,connections,target,round,seconds,requests,errors,not_2xx,events,lost,reordered,corrupted,unfinished,"
+    var text =
+      "label,mode,connections,target,round,seconds,requests,errors,not_2xx,events,lost,reordered,corrupted,unfinished,"
     text += "bytes_in,bytes_out,cpu_us,figure,unit,p50_us,p90_us,p99_us,p999_us,max_us,rss_kib\n"
     for r in results {
       let latency = options.isStreaming ? r.tally.event : r.tally.latency
       let c = r.counts
-      var cells = [options.label.filter { $0 != "," }, options.mode.rawValue, "\(options.connections)", r.target, "\(r.round)"]
+      var cells = [
+        options.label.filter { $0 != "," }, options.mode.rawValue, "\(options.connections)", r.target, "\(r.round)",
+      ]
       cells.append(fixed(r.seconds, 6))
-      for value in [c.requests, c.errors, c.refused, c.events, c.lost, c.reordered, c.corrupted, c.unfinished, c.bytesIn, c.bytesOut] {
+      for value in [
+        c.requests, c.errors, c.refused, c.events, c.lost, c.reordered, c.corrupted, c.unfinished, c.bytesIn,
+        c.bytesOut,
+      ] {
         cells.append("\(value)")
       }
       cells += [fixed(r.cpuUs, 1), fixed(r.per(unit), 4), unit.rawValue]

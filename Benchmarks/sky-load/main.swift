@@ -63,7 +63,9 @@ func runLoad(_ options: LoadOptions) -> [SliceResult] {
             board.othersBefore = options.others.map { ProcessFigures.cpuNs($0.pids) }
             board.selfBefore = ProcessFigures.cpuNs(getpid()) ?? 0
           }
-        } holding: { board.held[index] = $0 }
+        } holding: {
+          board.held[index] = $0
+        }
         finish.wait()
       }
     }
@@ -96,12 +98,15 @@ func runLoad(_ options: LoadOptions) -> [SliceResult] {
         part.deallocate()
       }
       tally.counts.pointee.held = UInt64(board.held.reduce(0, +))
-      let others = zip(options.others, zip(board.othersBefore, board.othersAfter)).map { ($0.0.name, $0.1.1 - min($0.1.0, $0.1.1)) }
+      let others = zip(options.others, zip(board.othersBefore, board.othersAfter)).map {
+        ($0.0.name, $0.1.1 - min($0.1.0, $0.1.1))
+      }
       results.append(
         SliceResult(
           target: target.name, round: round, seconds: Double(board.to - board.from) / 1e9, tally: tally,
           cpuNs: board.cpuAfter - min(board.cpuBefore, board.cpuAfter), othersNs: others,
-          selfNs: board.selfAfter - board.selfBefore, residentBeforeKiB: residentBefore, residentKiB: board.residentKiB))
+          selfNs: board.selfAfter - board.selfBefore, residentBeforeKiB: residentBefore, residentKiB: board.residentKiB)
+      )
     }
   }
   board.slice = nil
@@ -120,6 +125,10 @@ signal(SIGPIPE, SIG_IGN)
 raiseDescriptors()
 let report = Report(options: options, results: runLoad(options))
 if !options.quiet { print(report.table(), terminator: "") }
-if !options.jsonPath.isEmpty && !writeText(options.jsonPath, report.json()) { complain("sky-load: cannot write \(options.jsonPath)") }
-if !options.csvPath.isEmpty && !writeText(options.csvPath, report.csv()) { complain("sky-load: cannot write \(options.csvPath)") }
+if !options.jsonPath.isEmpty && !writeText(options.jsonPath, report.json()) {
+  complain("sky-load: cannot write \(options.jsonPath)")
+}
+if !options.csvPath.isEmpty && !writeText(options.csvPath, report.csv()) {
+  complain("sky-load: cannot write \(options.csvPath)")
+}
 exit(report.results.contains { $0.counts.requests + $0.counts.events + $0.counts.held > 0 } ? 0 : 1)

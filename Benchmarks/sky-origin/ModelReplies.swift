@@ -4,23 +4,34 @@ import BenchKit
 import Glibc
 
 enum ModelReplies {
-  static let models = "{\"object\":\"list\",\"data\":[{\"id\":\"sky\",\"object\":\"model\",\"created\":0,\"owned_by\":\"sky-origin\"}]}"
+  static let models =
+    "{\"object\":\"list\",\"data\":[{\"id\":\"sky\",\"object\":\"model\",\"created\":0,\"owned_by\":\"sky-origin\"}]}"
 
   static func whole(isChat: Bool, tokens: Int, promptBytes: Int) -> String {
     let text = String(repeating: " sky", count: tokens)
-    let usage = "\"usage\":{\"prompt_tokens\":\(promptBytes / 4),\"completion_tokens\":\(tokens),\"total_tokens\":\(promptBytes / 4 + tokens)}"
+    let prompt = promptBytes / 4
+    let usage =
+      "\"usage\":{\"prompt_tokens\":\(prompt),\"completion_tokens\":\(tokens),\"total_tokens\":\(prompt + tokens)}"
     let choice =
       isChat
       ? "{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"\(text)\"},\"finish_reason\":\"length\"}"
       : "{\"index\":0,\"text\":\"\(text)\",\"logprobs\":null,\"finish_reason\":\"length\"}"
-    let kind = isChat ? "chat.completion" : "text_completion"
-    return "{\"id\":\"cmpl-sky\",\"object\":\"\(kind)\",\"created\":0,\"model\":\"sky\",\"choices\":[\(choice)],\(usage)}"
+    let start =
+      isChat
+      ? "{\"id\":\"chatcmpl-sky\",\"object\":\"chat.completion\""
+      : "{\"id\":\"cmpl-sky\",\"object\":\"text_completion\""
+    return start + ",\"created\":0,\"model\":\"sky\",\"choices\":[\(choice)],\(usage)}"
   }
 
-  private static let chat: StaticString =
-    "\",\"id\":\"chatcmpl-sky\",\"object\":\"chat.completion.chunk\",\"created\":0,\"model\":\"sky\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" sky\"},\"finish_reason\":"
-  private static let text: StaticString =
-    "\",\"id\":\"cmpl-sky\",\"object\":\"text_completion\",\"created\":0,\"model\":\"sky\",\"choices\":[{\"index\":0,\"text\":\" sky\",\"logprobs\":null,\"finish_reason\":"
+  /// What follows the time of an event: the string of t is still open.
+  private static let chat: StaticString = """
+    ","id":"chatcmpl-sky","object":"chat.completion.chunk","created":0,"model":"sky",\
+    "choices":[{"index":0,"delta":{"content":" sky"},"finish_reason":
+    """
+  private static let text: StaticString = """
+    ","id":"cmpl-sky","object":"text_completion","created":0,"model":"sky",\
+    "choices":[{"index":0,"text":" sky","logprobs":null,"finish_reason":
+    """
 
   /// One chunk with one event.
   static func putToken(_ out: inout ByteOut, isChat: Bool, number: Int, isLast: Bool, now: UInt64) {

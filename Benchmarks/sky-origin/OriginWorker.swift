@@ -84,7 +84,8 @@ struct OriginWorker: ~Copyable {
 
   private mutating func accept(_ replica: UInt32) {
     io.accept(
-      on: replicas[Int(replica)].fd, token: Token(.accept, slot: replica, generation: replicas[Int(replica)].generation))
+      on: replicas[Int(replica)].fd, token: Token(.accept, slot: replica, generation: replicas[Int(replica)].generation)
+    )
   }
 
   private mutating func accepted(_ index: UInt32, _ completion: Completion) {
@@ -337,7 +338,8 @@ struct OriginWorker: ~Copyable {
       let name = head + fields.nameStart
       let value = head + fields.valueStart
       switch fields.nameCount {
-      case 14 where sameName(name, 14, "content-length"): client.pointee.requestLeft = decimal(value, fields.valueCount) ?? 0
+      case 14 where sameName(name, 14, "content-length"):
+        client.pointee.requestLeft = decimal(value, fields.valueCount) ?? 0
       case 17 where sameName(name, 17, "transfer-encoding"): client.pointee.requestChunked = true
       case 10 where sameName(name, 10, "connection"): if holds(value, fields.valueCount, "close") { spec.closes = true }
       case 6 where sameName(name, 6, "expect"): continues = true
@@ -452,14 +454,18 @@ struct OriginWorker: ~Copyable {
   private func putHead(_ out: inout ByteOut, _ client: Client, type: StaticString, length: Int) {
     out.put("HTTP/1.1 ")
     out.putDecimal(client.spec.status)
-    out.put(client.spec.status == 200 ? " OK\r\nServer: sky-origin\r\nContent-Type: " : " Other\r\nServer: sky-origin\r\nContent-Type: ")
+    out.put(
+      client.spec.status == 200
+        ? " OK\r\nServer: sky-origin\r\nContent-Type: " : " Other\r\nServer: sky-origin\r\nContent-Type: ")
     out.put(type)
     if client.spec.status == 204 || client.spec.status == 304 {
       // No body, so no framing either.
     } else if length >= 0 {
       out.put("\r\nContent-Length: ")
       out.putDecimal(length)
-    } else if !client.closesAfter || client.spec.framing == .chunked || client.kind != .plain && client.spec.framing != .close {
+    } else if !client.closesAfter || client.spec.framing == .chunked
+      || client.kind != .plain && client.spec.framing != .close
+    {
       out.put("\r\nTransfer-Encoding: chunked")
     }
     if client.closesAfter { out.put("\r\nConnection: close") }
@@ -590,7 +596,8 @@ struct OriginWorker: ~Copyable {
     let client = clients + Int(slot)
     releaseSlot(slot)
     let spec = client.pointee.spec
-    let isCut = spec.cut >= 0 && client.pointee.sent >= spec.cut && (client.pointee.kind != .plain || spec.cut < spec.size)
+    let isCut =
+      spec.cut >= 0 && client.pointee.sent >= spec.cut && (client.pointee.kind != .plain || spec.cut < spec.size)
     client.pointee.phase = .head
     if isCut || client.pointee.closesAfter {
       client.pointee.resets = isCut && spec.resets
@@ -812,7 +819,8 @@ struct OriginWorker: ~Copyable {
 
   private func stats(_ r: Replica) -> String {
     "{\"connections\":\(r.connections),\"accepted\":\(r.accepted),\"requests\":\(r.requests),\"events\":\(r.events)"
-      + ",\"body_bytes\":\(r.bodyBytes),\"aborted\":\(r.aborted),\"at_work\":\(r.atWork),\"at_work_max\":\(r.atWorkMost)"
+      + ",\"body_bytes\":\(r.bodyBytes),\"aborted\":\(r.aborted)"
+      + ",\"at_work\":\(r.atWork),\"at_work_max\":\(r.atWorkMost)"
       + ",\"queued\":\(r.queued),\"queued_max\":\(r.queuedMost)}"
   }
 }

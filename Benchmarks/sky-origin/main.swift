@@ -1,5 +1,5 @@
-// The benchmark origin: a server whose every answer is described by the request, and a stand-in for an OpenAI-compatible
-// model server. It runs on the product's own ring so that it is never what limits a measurement.
+// The benchmark origin: a server whose every answer is described by the request, and a stand-in for an
+// OpenAI-compatible model server. It runs on the product's own ring so that it is never what limits a measurement.
 
 import BenchKit
 import Glibc
@@ -22,17 +22,23 @@ let table = FlagTable<OriginOptions>(
     .count("workers", 1...256, \.workers, "threads; the listening addresses are shared out between them (1)"),
     .count("max-connections", 1...1_000_000, \.maxConnections, "connections per worker (20000)"),
     .count("slots", 0...1_000_000, \.model.slots, "model: requests a replica works on at once; 0: no limit (0)"),
-    .count("queue", 0...1_000_000, \.model.queue, "model: requests that may wait for a slot; further ones get 503 (1000000)"),
-    .number("prefill-ms", "MS", 0...600_000, \.model.prefillMs, "model: time to the first token, whatever the prompt (0)"),
-    .number("prefill-ms-per-kb", "MS", 0...600_000, \.model.prefillMsPerKb, "model: further time per 1024 bytes of prompt (0)"),
+    .count(
+      "queue", 0...1_000_000, \.model.queue, "model: requests that may wait for one; further ones get 503 (no limit)"),
+    .number(
+      "prefill-ms", "MS", 0...600_000, \.model.prefillMs, "model: time to the first token, whatever the prompt (0)"),
+    .number(
+      "prefill-ms-per-kb", "MS", 0...600_000, \.model.prefillMsPerKb, "model: further time per 1024 bytes of prompt (0)"
+    ),
     .number("token-ms", "MS", 0...600_000, \.model.tokenMs, "model: time between tokens (0)"),
-    .number("token-slope-us", "US", 0...1_000_000, \.model.tokenSlopeUs, "model: added to it for every other request at work (0)"),
+    .number(
+      "token-slope-us", "US", 0...1_000_000, \.model.tokenSlopeUs,
+      "model: added to it for every other request at work (0)"),
     .count("tokens", 1...1_000_000, \.model.tokens, "model: tokens of an answer where max_tokens is missing (16)"),
     .on("quiet", \.quiet, "say nothing at start"),
   ],
   closing: "A request describes its answer with a query (/?size=1000&delay_ms=5) or fields (X-Sky-Size: 1000):\n"
     + AnswerSpec.keys.map { "  \(left("\($0.name)", 14))\($0.doc)\n" }.joined()
-    + """
+      + """
 
       Further paths:
         /health, /v1/models, /v1/completions, /v1/chat/completions   as model servers have them; "stream", "max_tokens"
@@ -49,7 +55,9 @@ func listenAddresses() throws(FlagProblem) -> [SocketAddress] {
   for text in options.listen.isEmpty ? ["127.0.0.1:9000"] : options.listen {
     let parts = text.split(separator: "+")
     let more = parts.count == 2 ? Int(parts[1]) ?? 0 : 1
-    guard parts.count <= 2, (1...4096).contains(more) else { throw FlagProblem("--listen \(text): write ADDR:PORT or ADDR:PORT+N") }
+    guard parts.count <= 2, (1...4096).contains(more) else {
+      throw FlagProblem("--listen \(text): write ADDR:PORT or ADDR:PORT+N")
+    }
     let first = try loopback(String(parts[0]), wildcard: true, ports: 0...65535)
     for step in 0..<more {
       var address = first

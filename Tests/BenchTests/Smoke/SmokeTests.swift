@@ -1,65 +1,39 @@
 // The tools together, as processes on free ports of this machine.
 
 import Foundation
+import TestSupport
 import Testing
 
-/// A started tool, ended by its process id when the test is over.
+/// A started tool. It is ended when it goes out of use.
 private final class Tool {
-  let process = Process()
-  private let errors = Pipe()
+  private let process: ChildProcess
 
   init(_ name: String, _ arguments: [String]) throws {
-    process.executableURL = Tool.place(name)
-    process.arguments = arguments
-    process.standardError = errors
-    process.standardOutput = FileHandle.nullDevice
-    try process.run()
+    process = try ChildProcess(Places.program(name), arguments)
   }
 
-  static func place(_ name: String) -> URL {
-    URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath().deletingLastPathComponent().appendingPathComponent(name)
-  }
-
-  /// The port after `listening address=`, which the tools print once they listen.
   func port() throws -> UInt16 {
-    var text = ""
-    while let line = String(data: errors.fileHandleForReading.availableData, encoding: .utf8), !line.isEmpty {
-      text += line
-      if let found = text.range(of: "listening address="), text[found.upperBound...].contains("\n") {
-        let address = text[found.upperBound...].prefix { $0 != "\n" }
-        return try #require(address.split(separator: ":").last.flatMap { UInt16($0) })
-      }
-    }
-    throw CocoaError(.fileReadUnknown, userInfo: ["said": text])
+    let line = try process.line { $0.hasPrefix("listening address=") }
+    return try #require(line.split(separator: ":").last.flatMap { UInt16($0) })
   }
 
-  func end() {
-    process.terminate()
-    process.waitUntilExit()
-  }
+  func end() { process.end() }
 
-  /// Runs a tool to its end: its status and what it printed.
-  static func run(_ name: String, _ arguments: [String]) throws -> (status: Int32, output: String) {
-    let process = Process()
-    let output = Pipe()
-    process.executableURL = place(name)
-    process.arguments = arguments
-    process.standardOutput = output
-    process.standardError = FileHandle.nullDevice
-    try process.run()
-    let data = output.fileHandleForReading.readDataToEndOfFile()
-    process.waitUntilExit()
-    return (process.terminationStatus, String(decoding: data, as: UTF8.self))
+  static func run(_ name: String, _ arguments: [String]) throws -> Outcome {
+    try TestSupport.run(Places.program(name), arguments)
   }
 
   /// The first slice of a short load.
   static func load(_ port: UInt16, _ flags: String) throws -> [String: Any] {
     let file = FileManager.default.temporaryDirectory.appendingPathComponent("load-\(UUID().uuidString).json")
     defer { try? FileManager.default.removeItem(at: file) }
-    var arguments = ["--target", "127.0.0.1:\(port)", "--rounds", "1", "--seconds", "0.2", "--warmup", "0.05", "--quiet"]
+    var arguments = [
+      "--target", "127.0.0.1:\(port)", "--rounds", "1", "--seconds", "0.2", "--warmup", "0.05", "--quiet",
+    ]
     arguments += flags.split(separator: " ").map(String.init) + ["--json", file.path]
-    _ = try run("sky-load", arguments)
-    let whole = try JSONSerialization.jsonObject(with: Data(contentsOf: file)) as? [String: Any]
+    let outcome = try run("sky-load", arguments)
+    guard let data = try? Data(contentsOf: file) else { throw TestFailure("\(flags): \(outcome)") }
+    let whole = try JSONSerialization.jsonObject(with: data) as? [String: Any]
     return try #require((whole?["slices"] as? [[String: Any]])?.first)
   }
 }
@@ -106,8 +80,10 @@ private func expectSound(_ slice: [String: Any], counting: String, sourceLocatio
   @Test func tracesAreReplayedAgainstTheModel() throws {
     let trace = FileManager.default.temporaryDirectory.appendingPathComponent("trace-\(UUID().uuidString).csv")
     defer { try? FileManager.default.removeItem(at: trace) }
-    try "timestamp_ms,prompt_bytes,output_events\n0,100,5\n5,40000,3\n6,10,20\n".write(to: trace, atomically: true, encoding: .utf8)
-    let origin = try Tool("sky-origin", ["--listen", "127.0.0.1:0", "--slots", "1", "--prefill-ms", "5", "--token-ms", "1"])
+    try "timestamp_ms,prompt_bytes,output_events\n0,100,5\n5,40000,3\n6,10,20\n".write(
+      to: trace, atomically: true, encoding: .utf8)
+    let origin = try Tool(
+      "sky-origin", ["--listen", "127.0.0.1:0", "--slots", "1", "--prefill-ms", "5", "--token-ms", "1"])
     defer { origin.end() }
     let slice = try Tool.load(try origin.port(), "--mode trace --trace \(trace.path) --connections 4")
     expectSound(slice, counting: "requests")
@@ -118,7 +94,8 @@ private func expectSound(_ slice: [String: Any], counting: String, sourceLocatio
   }
 
   @Test(arguments: [
-    ("cut=10", "errors"), ("size=1000&framing=chunked&cut=10", "errors"), ("cut=10&cut_how=rst", "errors"), ("status=503", "refused"),
+    ("cut=10", "errors"), ("size=1000&framing=chunked&cut=10", "errors"), ("cut=10&cut_how=rst", "errors"),
+    ("status=503", "refused"),
     ("nonsense=1", "refused"),
   ]) func failuresAreSeen(query: String, counted: String) throws {
     let origin = try Tool("sky-origin", ["--listen", "127.0.0.1:0"])
@@ -128,7 +105,7 @@ private func expectSound(_ slice: [String: Any], counting: String, sourceLocatio
 
   @Test func microBenchmarksRun() throws {
     let result = try Tool.run("sky-micro", ["--tiny"])
-    #expect(result.status == 0)
+    #expect(result.exit == .code(0))
     for name in ["parse request head", "rewrite request head", "10000 replicas", "deadline", "histogram"] {
       #expect(result.output.contains(name), "\(name)")
     }
@@ -137,8 +114,8 @@ private func expectSound(_ slice: [String: Any], counting: String, sourceLocatio
   @Test func toolsExplainThemselves() throws {
     for tool in ["sky-load", "sky-origin", "sky-floor", "sky-micro"] {
       let help = try Tool.run(tool, ["--help"])
-      #expect(help.status == 0 && help.output.contains("--"))
-      #expect(try Tool.run(tool, ["--no-such-flag"]).status == 2)
+      #expect(help.exit == .code(0) && help.output.contains("--"))
+      #expect(try Tool.run(tool, ["--no-such-flag"]).exit == .code(2))
     }
   }
 }
