@@ -189,7 +189,7 @@ extension EndToEnd {
         for _ in 0..<5 { #expect(try proxy.ask().status == 503) }
         try origin.listenAgain()
         #expect(eventually(5) { try proxy.ask().status == 200 })
-        for _ in 0..<20 { #expect(try proxy.ask().status == 200) }
+        for _ in 0..<20 { try expectServed(proxy) }
       }
     }
 

@@ -29,3 +29,9 @@ func check(
   proxy.child.signal(SIGTERM)
   #expect(proxy.child.waitForExit() == .code(0), "the end after SIGTERM: \(proxy.log)", sourceLocation: location)
 }
+
+/// An ordinary request gets its answer.
+func expectServed(_ proxy: ProxyProcess, location: SourceLocation = #_sourceLocation) throws {
+  let response = try proxy.ask()
+  #expect(response.status == 200, "\(response.text)", sourceLocation: location)
+}

@@ -74,7 +74,8 @@ import Testing
         for completion in bench.seen[before...] where completion.token.operation == .receive {
           armed = completion.more
           guard completion.result > 0 else { continue }
-          let bytes = UnsafeRawBufferPointer(start: bench.io.bytes(of: completion.buffer), count: Int(completion.result))
+          let bytes = UnsafeRawBufferPointer(
+            start: bench.io.bytes(of: completion.buffer), count: Int(completion.result))
           got += String(decoding: bytes, as: UTF8.self)
           bench.io.giveBack(completion.buffer)
         }
@@ -117,7 +118,8 @@ import Testing
       bench.io.submitAndWait(until: bench.io.now)
       while bench.io.next() != nil {}
       bench.io.cancel(Token(.receive, slot: 1, generation: 1), token: Token(.cancel, slot: 1, generation: 1))
-      while !(bench.seen.contains { $0.token.operation == .cancel } && bench.seen.contains { $0.token.operation == .receive }),
+      while !(bench.seen.contains { $0.token.operation == .cancel }
+        && bench.seen.contains { $0.token.operation == .receive }),
         bench.wait(for: .receive) != nil || !bench.world.isIdle
       {}
       #expect(bench.seen.last { $0.token.operation == .receive }?.result == -ECANCELED)

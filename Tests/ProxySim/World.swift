@@ -41,7 +41,6 @@ package final class World {
     var first = IOSlice(base: nil, count: 0)
     var slices: [IOSlice] = []
     var checksum: UInt64 = 0
-    var address: UnsafePointer<SocketAddress>?
     var addressWord: UInt64 = 0
     var target = Token(raw: 0)
     var how = ShutdownHow.both
@@ -300,7 +299,6 @@ package final class World {
     if address.pointee.length == 0 || address.pointee.family != 2 { fail("connect to no address") }
     log("connect: link, port", link.id, Int(address.pointee.port))
     let op = queue(.connect, token, link: link)
-    ops[op].address = address
     ops[op].addressWord = address.pointee.storage.0
     link.connectOp = op
   }
@@ -308,6 +306,7 @@ package final class World {
   func shutdown(_ fd: Int32, _ how: ShutdownHow, token: Token) {
     guard let link = openLink(fd, "shutdown") else { return }
     log(how == .both ? "shutdown both: link" : "shutdown write: link", link.id)
+    if how == .write { link.ending = true }
     let op = queue(.shutdown, token, link: link)
     ops[op].how = how
     if how == .both { markStopped(link) }
@@ -372,9 +371,11 @@ package final class World {
     let link = Link(
       id: links.count, side: side,
       toProxy: Pipe(
-        sendRoom: chance.pick(profile.socketBuffers), receiveRoom: chance.pick(profile.socketBuffers), latency: latency),
+        sendRoom: chance.pick(profile.socketBuffers), receiveRoom: chance.pick(profile.socketBuffers),
+        latency: latency),
       toPeer: Pipe(
-        sendRoom: chance.pick(profile.socketBuffers), receiveRoom: chance.pick(profile.socketBuffers), latency: latency))
+        sendRoom: chance.pick(profile.socketBuffers), receiveRoom: chance.pick(profile.socketBuffers), latency: latency)
+    )
     links.append(link)
     return link
   }
@@ -510,10 +511,6 @@ package final class World {
   // MARK: connecting
 
   private func startConnect(_ op: Int, _ link: Link) {
-    // From here on the kernel has a copy.
-    if ops[op].address!.pointee.storage.0 != ops[op].addressWord {
-      fail("the address changed before the connect on link \(link.id) was submitted")
-    }
     link.toPeer.latency = chance.delay(profile.latencyNs)
     var wait = 2 * link.toPeer.latency
     if chance.hit(profile.slowConnects) { wait += chance.delay(20 * Nanoseconds.second) }
@@ -594,7 +591,7 @@ package final class World {
       }
       if chance.hit(profile.sendErrors) {
         log("network failed: link", link.id)
-          resetToProxy(link)
+        resetToProxy(link)
         schedule(.resetToPeer, link.id, after: link.toPeer.latency)
         continue
       }

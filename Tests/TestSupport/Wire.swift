@@ -271,6 +271,7 @@ package final class Listener: @unchecked Sendable {
   package let fd: Int32
   package let address: Address
   private var fillers: [Int32] = []
+  private let isInterrupted = Event()
 
   /// Port 0 lets the kernel choose. `reuse`: a port that was just in use.
   package init(_ wanted: Address = .ipv4("127.0.0.1", 0), backlog: Int32 = 1024) throws {
@@ -303,8 +304,10 @@ package final class Listener: @unchecked Sendable {
   /// Nil: it was stopped.
   package func accept() -> Wire? {
     while true {
+      // A shutdown does not wake those who wait at a Unix socket.
       var watched = pollfd(fd: fd, events: Int16(POLLIN), revents: 0)
-      _ = poll(&watched, 1, -1)
+      _ = poll(&watched, 1, 50)
+      if isInterrupted.hasHappened { return nil }
       let client = Descriptors.makePrivate { Glibc.accept(fd, nil, nil) }
       if client >= 0 { return Wire(adopting: client) }
       if ![EINTR, EAGAIN, ECONNABORTED, EMFILE].contains(errno) { return nil }
@@ -327,7 +330,10 @@ package final class Listener: @unchecked Sendable {
   private var isStopped = false
 
   /// Refuses from now on, and wakes a thread that waits in `accept`.
-  package func interrupt() { shutdown(fd, Int32(SHUT_RDWR)) }
+  package func interrupt() {
+    isInterrupted.happen()
+    shutdown(fd, Int32(SHUT_RDWR))
+  }
 
   /// No thread may be in `accept` any more.
   package func stop() {

@@ -226,13 +226,13 @@ static inline int sky_peer_address(int fd, void *address, unsigned *length) {
 }
 
 // A bound and listening socket, or a negated errno; `length` comes back as the kernel's, with the port it chose.
-static inline int sky_open_listener(void *address, unsigned *length, unsigned room, int backlog) {
+static inline int sky_open_listener(void *address, unsigned *length, unsigned room, int backlog, int shared) {
   int family = ((struct sockaddr *)address)->sa_family, one = 1, zero = 0;
   int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd < 0) return -errno;
   setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
   if (family != AF_UNIX) {
-    setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one);
+    if (shared) setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     if (family == AF_INET6) setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof zero);
   }

@@ -86,7 +86,9 @@ extension Worker where IO: ~Copyable {
     while Int(slot) < connections.highWater {
       let connection = connections[slot]
       switch connection.pointee.state {
-      case .readingHead where connection.pointee.partial == .none && connection.pointee.input.isEmpty: stop(slot)
+      case .readingHead where connection.pointee.partial == .none && connection.pointee.input.isEmpty:
+        // A response may still be on its way out.
+        if connection.pointee.queue.isEmpty { stop(slot) } else { closeWhenSent(slot) }
       case .parked: stop(slot)
       case .free, .readingHead, .exchanging, .replying, .lingering, .connecting, .serving, .tunnel, .stopping: break
       }

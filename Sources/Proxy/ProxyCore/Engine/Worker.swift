@@ -57,6 +57,9 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
   /// Parked connections per replica index: first slot + 1 (0 = none), and how many.
   let idleHeads: UnsafeMutablePointer<UInt32>
   let idleCounts: UnsafeMutablePointer<UInt16>
+  /// How long a parked connection to a replica may be taken again, learned from those the replica closed, in
+  /// microseconds; 0 = it has closed none.
+  let idleLimits: UnsafeMutablePointer<UInt32>
   var parked = 0
   var upstreams = 0
   var downstreams = 0
@@ -97,6 +100,7 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
     slices = mapZeroed(gatherMax)
     idleHeads = mapZeroed(board.capacity)
     idleCounts = mapZeroed(board.capacity)
+    idleLimits = mapZeroed(board.capacity)
     budget = RetryBudget(percent: config.retryPercent, burst: config.retryBurst)
     self.io = io
     self.io.armWake(token: Token(.wake, slot: 0, generation: 0))

@@ -112,7 +112,8 @@ package struct MetricsPage {
       drift, .gauge, "Open exchanges with a replica less the sum of in_flight; other than 0 for long is a bug.",
       to: &out)
     out.put(drift)
-    out.put(" \(board.shared.pointee.exchanges.load(ordering: .relaxed) - inFlight)\n")
+    let waiting = Int64(board.shared.pointee.queued.load(ordering: .relaxed))
+    out.put(" \(board.shared.pointee.exchanges.load(ordering: .relaxed) - waiting - inFlight)\n")
     let uptime: StaticString = "skyproxy_uptime_seconds"
     MetricsPage.begin(uptime, .gauge, "Time since the start.", to: &out)
     out.put(uptime)
@@ -282,7 +283,7 @@ extension MetricsPage {
 
   private static let processRows: [ProcessRow] = [
     ProcessRow(
-      name: "skyproxy_exchanges_open", kind: .gauge, help: "Exchanges that have a replica now.",
+      name: "skyproxy_exchanges_open", kind: .gauge, help: "Exchanges open now, those waiting for a replica included.",
       value: { UInt64(clamping: $0.shared.pointee.exchanges.load(ordering: .relaxed)) }),
     ProcessRow(
       name: "skyproxy_arrivals_total", kind: .counter, help: "Requests whose head has come whole.",
