@@ -171,6 +171,13 @@ def verdicts(results):
             met = to_peer is not None and to_peer <= s.peer
         if s.floor is not None:
             met = met and to_floor is not None and to_floor <= s.floor
+        if s.needs_rate:
+            peers = [n for n in result.by if n not in ('sky', 'floor') and result.sound(n)]
+            fastest = min(peers, key=lambda n: result.latency(n, 'p99'), default=None)
+            if fastest:
+                tail, theirs = result.latency('sky', 'p99'), result.latency(fastest, 'p99')
+                out.append(f'| {name}, p99 | {tail:,.0f} µs | {fastest} {theirs:,.0f} µs | {tail / theirs:.2f} | ≤ 1.0 | – | – '
+                           f'| {"yes" if tail <= theirs else "no"} |')
         out.append(f'| {name} | {ours:,.2f} | {f"{best} {result.figure(best)[1]:,.2f}" if best else "–"} | {f"{to_peer:.2f}" if to_peer else "–"} '
                    f'| {f"≤ {s.peer}" if s.peer else "–"} | {f"{to_floor:.2f}" if to_floor else "–"} | {f"≤ {s.floor}" if s.floor else "–"} '
                    f'| {"yes" if met else "no"} |')
@@ -324,7 +331,7 @@ def main():
     for result in results.values():
         report += table(result)
     if len(proxy_cores) == 1:
-        report += ['Scaling by workers is not shown: with two cores one is left for the proxies.', '']
+        report += ['Scaling by workers is not shown: only one core is left for the proxies.', '']
     with open(os.path.join(folder, 'README.md'), 'w') as f:
         f.write('\n'.join(report))
     print('\n'.join(verdicts(results)))
