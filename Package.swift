@@ -21,6 +21,16 @@ let package = Package(
       name: "sky-proxy", dependencies: ["ProxyCore"], path: "Sources/Proxy/sky-proxy", swiftSettings: strict),
     // Sources/Control: the control plane.
     .target(name: "Yaml", path: "Sources/Control/Yaml", swiftSettings: strict),
+    // Benchmarks: the tools that measure (Benchmarks/README.md).
+    .target(name: "BenchKit", dependencies: ["ProxyCore", "ProxyWire"], path: "Benchmarks/BenchKit", swiftSettings: strict),
+    .executableTarget(
+      name: "sky-origin", dependencies: ["BenchKit"], path: "Benchmarks/sky-origin", swiftSettings: strict),
+    .executableTarget(
+      name: "sky-load", dependencies: ["BenchKit"], path: "Benchmarks/sky-load", swiftSettings: strict),
+    .executableTarget(
+      name: "sky-floor", dependencies: ["BenchKit"], path: "Benchmarks/floor", swiftSettings: strict),
+    .executableTarget(
+      name: "sky-micro", dependencies: ["BenchKit"], path: "Benchmarks/micro", swiftSettings: strict),
     // Tests.
     .target(name: "TestSupport", path: "Tests/TestSupport", swiftSettings: strict),
     .target(
@@ -37,6 +47,10 @@ let package = Package(
     .testTarget(
       name: "EndToEndTests", dependencies: ["TestSupport", "sky-proxy"], path: "Tests/EndToEndTests",
       swiftSettings: strict),
+    .testTarget(name: "BenchKitTests", dependencies: ["BenchKit"], path: "Tests/BenchTests/Kit", swiftSettings: strict),
+    .testTarget(
+      name: "BenchTests", dependencies: ["TestSupport", "sky-origin", "sky-load", "sky-floor", "sky-micro"],
+      path: "Tests/BenchTests/Smoke", swiftSettings: strict),
     .testTarget(
       name: "TidyTests", dependencies: ["TestSupport", "ProxyCore"], path: "Tests/TidyTests", swiftSettings: strict),
   ])
