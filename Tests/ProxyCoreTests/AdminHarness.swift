@@ -53,9 +53,9 @@ final class TemporaryFolder {
 
 /// Looks until `condition` holds.
 func eventually(_ what: String, _ condition: () -> Bool) throws {
-  let deadline = monotonicNow() + patience
+  let deadline = monotonicNanoseconds() + patience
   while !condition() {
-    guard monotonicNow() < deadline else { throw TestFailure("never: \(what)") }
+    guard monotonicNanoseconds() < deadline else { throw TestFailure("never: \(what)") }
     sched_yield()
   }
 }
@@ -77,7 +77,7 @@ final class AdminClient {
 
   init(_ endpoint: Endpoint) throws {
     guard var address = SocketAddress(endpoint) else { throw TestFailure("no address \(endpoint)") }
-    fd = socket(address.family, Int32(SOCK_STREAM.rawValue), 0)
+    fd = socket(address.family, SocketType.stream, 0)
     let length = socklen_t(address.length)
     let fd = fd
     let result = address.withBytes { connect(fd, $0.baseAddress!.assumingMemoryBound(to: sockaddr.self), length) }

@@ -52,7 +52,7 @@ private func problems(
     // uvicorn closes at 5 s.
     #expect(c.poolIdleTimeoutNs == 3 * second && c.poolSize == 256)
     #expect(c.halfCloseGraceNs == second / 100 && c.clientHalfClose == .leave)
-    #expect(c.maxAttempts == 3 && c.retryBudgetPercent == 20 && c.retryBurst == 100)
+    #expect(c.maxAttempts == 3 && c.retryBudgetPercent == 20 && c.retryBurst == 1000)
     #expect(c.ejectAfter == 3 && c.ejectMinNs == second / 4 && c.ejectMaxNs == 8 * second)
     #expect(c.buffers == 1024 && c.bufferSize == 65_536 && c.streamWindow == 524_288 && c.batchWaitNs == 0)
     #expect(c.forwarded == .append && c.viaName == "sky-proxy" && c.requestId)

@@ -89,9 +89,8 @@ package final class Server {
       let resolver = Resolver(
         config.replicas.map { ResolverSource($0) }, intervalNs: config.resolveIntervalNs,
         deliver: { [weak admin] entries in admin?.offer(standalone: entries) })
-      guard let resolver else { throw ServerError(message: "no descriptors are left; raise the limit (ulimit -n)") }
       do throws(SnapshotRefusal) {
-        _ = try membership.apply(standalone: resolver.entries, now: monotonicNow())
+        _ = try membership.apply(standalone: resolver.entries, now: monotonicNanoseconds())
       } catch {
         throw ServerError(message: "--replica: \(error.description)")
       }
@@ -113,7 +112,13 @@ package final class Server {
         sockets.append(first)
         continue
       }
-      if case .unix(let path) = endpoint { unlink(path) }
+      if case .unix(let path) = endpoint {
+        do throws(AdminError) {
+          try AdminListener.clearWay(path, address, endpoint, flag: "--listen")
+        } catch {
+          throw ServerError(message: error.description)
+        }
+      }
       let fd = openListener(&address)
       guard fd >= 0 else {
         throw ServerError(
@@ -167,7 +172,7 @@ package final class Server {
     var set = signalSet()
     var deadline: UInt64 = .max
     while true {
-      let now = monotonicNow()
+      let now = monotonicNanoseconds()
       let left = deadline == .max ? 3600 * 1_000_000_000 : deadline > now ? deadline - now : 0
       var timeout = timespec(tv_sec: Int(left / 1_000_000_000), tv_nsec: Int(left % 1_000_000_000))
       switch sigtimedwait(&set, nil, &timeout) {
@@ -186,7 +191,7 @@ package final class Server {
         for thread in threads { thread.command(1) }
       case SIGHUP:
         log?.requestReopen()
-      case -1 where deadline != .max && monotonicNow() >= deadline:
+      case -1 where deadline != .max && monotonicNanoseconds() >= deadline:
         say("drain timed out exchanges_cut=\(board.shared.pointee.exchanges.load(ordering: .relaxed))")
         return 0
       default: break
@@ -338,7 +343,7 @@ extension MemoryPlan {
       + line("slots", slotBytes, "\(connections) connections, \(exchanges) exchanges, \(segments) segments")
       + line(
         "blocks", blockBytes,
-        "\(smallBlocks) of \(BlockPool.smallBytes), \(mediumBlocks) of \(BlockPool.mediumBytes), \(largeBlocks) of \(largeBlockBytes) bytes"
+        "\(tinyBlocks) of \(BlockPool.tinyBytes), \(smallBlocks) of \(BlockPool.smallBytes), \(mediumBlocks) of \(BlockPool.mediumBytes), \(largeBlocks) of \(largeBlockBytes) bytes"
       ) + line("buffers", bufferPoolBytes, "\(buffers) lent buffers of \(bufferBytes) bytes")
       + line("ring", completions * 16, "\(completions) completions")
       + line("total", totalBytes, "× \(workers) workers = \(totalBytes * workers / 1_048_576) MiB")

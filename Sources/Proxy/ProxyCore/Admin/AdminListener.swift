@@ -110,17 +110,22 @@ extension AdminListener {
     guard fchmod(fd, 0o600) == 0 else { throw failure(fd, endpoint, "cannot be made private") }
     try listen(fd, address, endpoint)
     var facts = stat()
-    guard chmod(path, 0o600) == 0, lstat(path, &facts) == 0 else { throw failure(fd, endpoint, "cannot be made private") }
+    guard chmod(path, 0o600) == 0, lstat(path, &facts) == 0 else {
+      throw failure(fd, endpoint, "cannot be made private")
+    }
     return AdminListener(
       fd: fd, access: .full, endpoint: endpoint, file: (UInt(facts.st_dev), UInt(facts.st_ino)))
   }
 
   /// Removes the socket of a process that is gone; refuses everything else that is in the way.
-  private static func clearWay(_ path: String, _ address: SocketAddress, _ endpoint: Endpoint) throws(AdminError) {
+  /// `flag`: what the address was given with, for the errors.
+  static func clearWay(
+    _ path: String, _ address: SocketAddress, _ endpoint: Endpoint, flag: String = "--admin"
+  ) throws(AdminError) {
     var facts = stat()
     guard lstat(path, &facts) == 0 else { return }
     guard facts.st_mode & S_IFMT == S_IFSOCK else {
-      throw AdminError("--admin \(endpoint): there is a file that is no socket; remove it or choose another path")
+      throw AdminError("\(flag) \(endpoint): there is a file that is no socket; remove it or choose another path")
     }
     let probe = try makeSocket(address, endpoint)
     defer { Glibc.close(probe) }
@@ -130,20 +135,20 @@ extension AdminListener {
       case ECONNREFUSED:
         guard unlink(path) == 0 || errno == ENOENT else {
           throw AdminError(
-            "--admin \(endpoint): the socket of a process that is gone cannot be removed: \(errorText(errno)); "
+            "\(flag) \(endpoint): the socket of a process that is gone cannot be removed: \(errorText(errno)); "
               + "remove it or choose another path")
         }
         return
       case EACCES, EPERM:
-        throw AdminError("--admin \(endpoint): the socket there belongs to another user; choose another path")
+        throw AdminError("\(flag) \(endpoint): the socket there belongs to another user; choose another path")
       default: break  // EAGAIN: a full backlog; somebody listens
       }
     }
-    throw AdminError("--admin \(endpoint): another process answers there; stop it or choose another path")
+    throw AdminError("\(flag) \(endpoint): another process answers there; stop it or choose another path")
   }
 
   private static func makeSocket(_ address: SocketAddress, _ endpoint: Endpoint) throws(AdminError) -> Int32 {
-    let type = Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue) | Int32(SOCK_NONBLOCK.rawValue)
+    let type = SocketType.stream | SocketType.closeOnExec | SocketType.nonBlocking
     let fd = socket(address.family, type, 0)
     if fd < 0 { throw AdminError("--admin \(endpoint): no socket: \(errorText(errno)); check the limits (ulimit -n)") }
     return fd

@@ -163,7 +163,9 @@ struct AdminRequestReader {
       bytes.removeSubrange(..<length)
       return .request(request)
     case .chunked(var decoder):
-      let (consumed, payload, verdict) = bytes.withUnsafeMutableBufferPointer { decoder.decode($0.baseAddress!, $0.count) }
+      let (consumed, payload, verdict) = bytes.withUnsafeMutableBufferPointer {
+        decoder.decode($0.baseAddress!, $0.count)
+      }
       request.body.append(contentsOf: bytes[..<payload])
       bytes.removeSubrange(..<consumed)
       if request.body.count > bodyMax { return tooLarge }

@@ -45,12 +45,12 @@ package final class AdminServer: @unchecked Sendable {
   private let workers: [WorkerView]
   private let actions: AdminActions
   private let reportIntervalNs: UInt64
-  private let startedAt = monotonicNow()
+  private let startedAt = monotonicNanoseconds()
   private let stopping = Atomic<Bool>(false)
   /// What the resolver found last, until the thread takes it.
   private let resolved = Mutex<[ReplicaEntry]?>(nil)
 
-  private var waker: Waker?
+  private let waker = WakeHandle()
   private var thread: ControlThread?
   private var listeners: [AdminListener] = []
   // The thread's own.
@@ -81,6 +81,7 @@ package final class AdminServer: @unchecked Sendable {
   deinit {
     fields.deallocate()
     scratch.deallocate()
+    close(waker.fd)
   }
 
   /// Where it listens, with the ports the kernel chose.
@@ -89,10 +90,9 @@ package final class AdminServer: @unchecked Sendable {
   /// Returns when every endpoint is listened on.
   package func start() throws(AdminError) {
     do throws(AdminError) {
-      guard let waker = Waker() else { throw AdminError("no descriptors are left; raise the limit (ulimit -n)") }
-      self.waker = waker
+      if waker.fd < 0 { throw AdminError("no descriptors are left; raise the limit (ulimit -n)") }
       for endpoint in endpoints { listeners.append(try AdminListener.open(endpoint)) }
-      thread = ControlThread.start("sky-admin") { [self] in run(waker) }
+      thread = ControlThread.start("sky-admin") { [self] in run() }
       if thread == nil { throw AdminError("no room for the admin thread; raise the limit (ulimit -u)") }
     } catch {
       closeListeners()
@@ -102,37 +102,35 @@ package final class AdminServer: @unchecked Sendable {
 
   /// Ends the thread and closes everything, also answers under way.
   package func stop() {
-    guard let waker else { return }
+    guard let thread else { return }
     stopping.store(true, ordering: .releasing)
     waker.wake()
-    thread?.join()
-    thread = nil
+    thread.join()
+    self.thread = nil
     closeListeners()
   }
 
   /// From any thread: replicas as --replica and the look-ups of names give them.
   package func offer(standalone entries: [ReplicaEntry]) {
     resolved.withLock { $0 = entries }
-    waker?.wake()
+    waker.wake()
   }
 
   private func closeListeners() {
     for listener in listeners { listener.close() }
     listeners = []
-    waker?.closeBoth()
-    waker = nil
   }
 }
 
 // MARK: - The thread
 
 extension AdminServer {
-  private func run(_ waker: Waker) {
+  private func run() {
     var watched: [pollfd] = []
     while !stopping.load(ordering: .acquiring) {
       watched.removeAll(keepingCapacity: true)
-      watched.append(pollfd(fd: waker.readEnd, events: Int16(POLLIN), revents: 0))
-      let before = monotonicNow()
+      watched.append(pollfd(fd: waker.fd, events: Int16(POLLIN), revents: 0))
+      let before = monotonicNanoseconds()
       for listener in listeners {
         // A negative descriptor is passed over (man 2 poll).
         watched.append(pollfd(fd: before < acceptAt ? -1 : listener.fd, events: Int16(POLLIN), revents: 0))
@@ -142,7 +140,7 @@ extension AdminServer {
       }
       _ = poll(&watched, nfds_t(watched.count), timeout(before))
 
-      let now = monotonicNow()
+      let now = monotonicNanoseconds()
       if watched[0].revents != 0 {
         waker.clear()
         takeResolved(now)
@@ -202,7 +200,8 @@ extension AdminServer {
   }
 
   private func serve(_ connection: AdminConnection, _ now: UInt64) {
-    var isThere = connection.state != .closed && connection.flush(now: now) && connection.receive(through: scratch, now: now)
+    var isThere =
+      connection.state != .closed && connection.flush(now: now) && connection.receive(through: scratch, now: now)
     while isThere, let request = connection.nextRequest(&fields, now: now) {
       answer(request, connection, now)
       isThere = connection.flush(now: now)
@@ -220,7 +219,7 @@ extension AdminServer {
     do throws(SnapshotRefusal) {
       _ = try membership.apply(standalone: entries, now: now)
     } catch {
-      complain("the replicas found by looking names up were not taken: \(error)")
+      say("the replicas found by looking names up were not taken: \(error)")
     }
   }
 }
@@ -246,7 +245,7 @@ extension AdminServer {
         isUp = subscriber.stream(line.encode(), now: now)
       }
       if !isUp {
-        complain("a reader of /v1/reports was dropped: more than \(AdminConnection.backlogMax) bytes behind")
+        say("a reader of /v1/reports was dropped: more than \(AdminConnection.backlogMax) bytes behind")
         subscriber.close()
       } else if !subscriber.flush(now: now) {
         subscriber.close()
@@ -322,13 +321,16 @@ extension AdminServer {
         return try subscribe(request, connection, now)
       }
       connection.reply(
-        try reply(request, connection.access, now), closes: !request.keepAlive, isHead: request.method == "HEAD", now: now)
+        try reply(request, connection.access, now), closes: !request.keepAlive, isHead: request.method == "HEAD",
+        now: now)
     } catch {
       connection.reply(.error(400, error.description), closes: !request.keepAlive, now: now)
     }
   }
 
-  private func isForReports(_ request: AdminRequest) -> Bool { request.path == "/v1/reports" && request.method == "GET" }
+  private func isForReports(_ request: AdminRequest) -> Bool {
+    request.path == "/v1/reports" && request.method == "GET"
+  }
 
   private func reply(_ request: AdminRequest, _ access: AdminAccess, _ now: UInt64) throws(AdminError) -> AdminReply {
     if access == .readOnly, request.method != "GET" {
@@ -340,7 +342,8 @@ extension AdminServer {
       let paths = routes.map(\.path)
       let known = paths.indices.filter { paths.firstIndex(of: paths[$0]) == $0 }.map { paths[$0] }
       return .error(
-        404, "there is no \(quoted(request.path))\(didYouMean(request.path, among: known)); there are "
+        404,
+        "there is no \(quoted(request.path))\(didYouMean(request.path, among: known)); there are "
           + known.joined(separator: ", "))
     }
     guard let route = there.first(where: { $0.method == request.method }) else {

@@ -1,5 +1,5 @@
-// What the threads beside the workers share: starting and joining one, waking one that sits in poll(2), the clock, and
-// a line on stderr. Called by AccessLog, AdminServer and Resolver; never by a worker.
+// What the threads beside the workers share: starting and joining one, being woken in poll(2), and the time of day.
+// Called by AccessLog, AdminServer and Resolver; never by a worker.
 
 import Glibc
 
@@ -46,37 +46,11 @@ struct ControlThread: @unchecked Sendable {
   func detach() { pthread_detach(thread) }
 }
 
-/// A pipe that makes poll(2) return. Waking twice before the other side looks is waking once.
-struct Waker: Sendable {
-  let readEnd: Int32
-  private let writeEnd: Int32
-
-  /// Nil when no descriptors are left.
-  init?() {
-    var ends: [Int32] = [-1, -1]
-    guard pipe(&ends) == 0 else { return nil }
-    readEnd = ends[0]
-    writeEnd = ends[1]
-    for end in ends {
-      _ = fcntl(end, F_SETFD, FD_CLOEXEC)
-      _ = fcntl(end, F_SETFL, O_NONBLOCK)
-    }
-  }
-
-  func wake() {
-    var byte: UInt8 = 1
-    // A full pipe has its wake already.
-    _ = write(writeEnd, &byte, 1)
-  }
-
+extension WakeHandle {
+  /// After poll(2) has found it readable. Woken twice before that is woken once.
   func clear() {
-    var bytes = (UInt64(0), UInt64(0))
-    while withUnsafeMutableBytes(of: &bytes, { read(readEnd, $0.baseAddress, $0.count) }) > 0 {}
-  }
-
-  func closeBoth() {
-    close(readEnd)
-    close(writeEnd)
+    var count: UInt64 = 0
+    _ = read(fd, &count, 8)
   }
 }
 
@@ -88,21 +62,19 @@ private func nameThisThread(_ name: String) {
   close(file)
 }
 
-/// CLOCK_MONOTONIC in nanoseconds: the clock of `RingIO.now`.
-func monotonicNow() -> UInt64 { clockNow(CLOCK_MONOTONIC) }
 /// Nanoseconds since 1970.
-func wallNow() -> UInt64 { clockNow(CLOCK_REALTIME) }
-
-private func clockNow(_ clock: clockid_t) -> UInt64 {
+func wallNanoseconds() -> UInt64 {
   var time = timespec()
-  clock_gettime(clock, &time)
+  clock_gettime(CLOCK_REALTIME, &time)
   return UInt64(time.tv_sec) &* 1_000_000_000 &+ UInt64(time.tv_nsec)
 }
 
-/// One line to the operator, in one write so that lines of several threads do not mix.
-func complain(_ line: String) {
-  let bytes = Array("sky-proxy: \(line)\n".utf8)
-  _ = bytes.withUnsafeBytes { write(STDERR_FILENO, $0.baseAddress, $0.count) }
+/// As socket(2) takes them. The C enumeration is not used: two C modules bring it, and files that import only one of
+/// them may not see it.
+enum SocketType {
+  static let stream: Int32 = 1
+  static let nonBlocking: Int32 = 0o4000
+  static let closeOnExec: Int32 = 0o2_000_000
 }
 
 /// `No such file or directory`.

@@ -157,7 +157,7 @@ struct ReportSubscription {
     }
     return .interval(
       IntervalReport(
-        timeMs: wallNow() / 1_000_000, version: membership.version ?? 0, intervalMs: (now - lastAt) / 1_000_000,
+        timeMs: wallNanoseconds() / 1_000_000, version: membership.version ?? 0, intervalMs: (now - lastAt) / 1_000_000,
         arrivals: counts.arrivals &- arrivals, shed: shedNow &- shed,
         waiting: Int(membership.board.shared.pointee.queued.load(ordering: .relaxed)),
         replicas: membership.listed.map { member in

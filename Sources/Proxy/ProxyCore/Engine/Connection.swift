@@ -100,6 +100,10 @@ package struct Connection: TableSlot {
   package var requests: UInt32
   /// Bytes the next receive may bring; grows while the other side keeps up.
   package var receiveLimit: UInt32
+  /// How long the replica says it keeps an idle connection (Keep-Alive: timeout=N); .max = it does not say.
+  package var keepAliveSeconds: UInt32
+  /// When bytes last came: tells a half-close from a leaving client.
+  package var receivedAt: UInt64
   /// When a send was last begun or finished: tells a stalled peer.
   package var progressAt: UInt64
   /// A head that came in pieces is gathered here.
@@ -150,6 +154,8 @@ package struct ExchangeFlags: BitwiseCopyable {
   /// Only a new connection may carry the next attempt.
   package static var freshOnly: ExchangeFlags { @inline(__always) get { ExchangeFlags(1 << 13) } }
   package static var gatheringTrailers: ExchangeFlags { @inline(__always) get { ExchangeFlags(1 << 14) } }
+  /// An interim response has come: the replica has begun.
+  package static let interimSeen = ExchangeFlags(1 << 16)
   package static let gatheringRequestTrailers = ExchangeFlags(1 << 15)
 
   @inline(__always)
@@ -207,7 +213,6 @@ package struct Exchange: TableSlot {
   package var unsent = SegmentQueue()
   // The timeline, nanoseconds of the worker's clock; 0 = not yet.
   package var startedAt: UInt64 = 0
-  package var requestReadAt: UInt64 = 0
   package var pickedAt: UInt64 = 0
   package var connectedAt: UInt64 = 0
   package var firstByteAt: UInt64 = 0
@@ -216,6 +221,11 @@ package struct Exchange: TableSlot {
   package var bytesOut: UInt64 = 0
 
   package init() {}
+
+  /// A length or chunked body that stops short shows by itself; one that ends with the connection only by a reset.
+  package var endHidesCut: Bool {
+    flags.contains(.headSent) && (responseFraming == .untilClose || flags.contains(.dechunk))
+  }
 }
 
 /// How another thread speaks to a worker, together with `RingIO.armWake`.

@@ -6,7 +6,8 @@ extension Worker where IO: ~Copyable {
     switch connection.pointee.state {
     case .readingHead: headOverdue(slot)
     case .exchanging: clientOverdue(slot)
-    case .replying, .lingering: stop(slot)
+    case .replying: if connection.pointee.queue.isEmpty { stop(slot) } else { stalledOrAgain(slot) }
+    case .lingering: stop(slot)
     case .connecting: attemptFailed(connection.pointee.exchange, .connect, timedOut: true, nothingAccepted: true)
     case .serving: replicaOverdue(slot)
     case .parked: stop(slot)

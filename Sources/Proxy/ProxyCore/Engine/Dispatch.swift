@@ -1,6 +1,12 @@
 // An exchange's life between its two connections: begun by a complete head, given a replica at the end of the turn,
 // moved to another when that is safe, finished once. Every way out releases the lease exactly once.
 
+/// Bytes our fields usually add to a request head: forwarded address, protocol and host, Via, a request id.
+private let usualHeadGrowth = 224
+/// A request body up to this long that has come with its head is copied behind it: one plain send instead of a gathered
+/// one, and the lent buffer goes back at once.
+private let joinedBodyMax = 1024
+
 extension Worker where IO: ~Copyable {
   // MARK: begin
 
@@ -11,6 +17,12 @@ extension Worker where IO: ~Copyable {
     let connection = connections[slot]
     counters.worker.pointee.arrivals &+= 1
     budget.earn()
+    if head.maxForwardsZero {
+      // RFC 9110 7.6.2: we are the final recipient.
+      release(owner)
+      reply(slot, head.method == .options ? .optionsHere : .traceHere)
+      return
+    }
     if config.bodyBytesMax != 0 && head.framing == .length && head.contentLength > config.bodyBytesMax {
       release(owner)
       reply(slot, .bodyTooLarge, toHead: head.method == .head)
@@ -27,8 +39,12 @@ extension Worker where IO: ~Copyable {
       requestIdLow: io.random(), addsRequestId: config.addRequestId, forwarded: config.forwarded,
       viaName: config.viaName, viaNameCount: config.viaCount, fallbackHost: config.fallbackHost,
       fallbackHostCount: config.fallbackHostCount)
-    // The usual head fits the smallest block with what is added; only when it does not is the worst case claimed.
-    var claimed = blocks.claim(atLeast: Int(head.headBytes))
+    // Room for the head, what is usually added to it and a body that has come with it; only when that proves too little
+    // is the worst case claimed.
+    let rest = count - Int(head.headBytes)
+    let joins = head.framing == .length && head.contentLength <= UInt64(min(rest, joinedBodyMax))
+    var claimed = blocks.claim(
+      atLeast: Int(head.headBytes) + usualHeadGrowth + (joins ? Int(head.contentLength) : 0))
     var written: ForwardedHead?
     if let block = claimed {
       written = writeRequestHead(
@@ -121,9 +137,7 @@ extension Worker where IO: ~Copyable {
   }
 
   mutating func requestWasRead(_ index: UInt32) {
-    let exchange = exchanges[index]
-    exchange.pointee.flags.insert(.requestRead)
-    exchange.pointee.requestReadAt = io.now
+    exchanges[index].pointee.flags.insert(.requestRead)
   }
 
   // MARK: picking
@@ -303,7 +317,8 @@ extension Worker where IO: ~Copyable {
     let reused = exchange.pointee.flags.contains(.reused)
     let decision = decideRetry(
       FailedAttempt(
-        stage: stage, timedOut: timedOut, responseBegun: exchange.pointee.partialCount > 0 || stage == .malformed,
+        stage: stage, timedOut: timedOut,
+        responseBegun: exchange.pointee.partialCount > 0 || exchange.pointee.flags.contains(.interimSeen),
         nothingAccepted: nothingAccepted, reused: reused, safe: exchange.pointee.flags.contains(.safe),
         idempotent: exchange.pointee.flags.contains(.idempotent),
         canResend: exchange.pointee.flags.contains(.wholeInBlock), attempts: Int(exchange.pointee.attempts)),
@@ -447,8 +462,7 @@ extension Worker where IO: ~Copyable {
     let exchange = exchanges[index]
     let slot = exchange.pointee.downstream
     counters.worker.pointee.streamsTruncated &+= 1
-    // A length or chunked body that stops short shows by itself; one that ends with the connection only by a reset.
-    let hidden = exchange.pointee.responseFraming == .untilClose || exchange.pointee.flags.contains(.dechunk)
+    let hidden = exchange.pointee.endHidesCut
     board.undecided(exchange.pointee.lease)
     detachUpstream(index)
     end(index, .truncated)

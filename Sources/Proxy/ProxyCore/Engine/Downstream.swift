@@ -9,6 +9,7 @@ extension Worker where IO: ~Copyable {
     _ slot: UInt32, _ base: UnsafeMutablePointer<UInt8>, _ count: Int, _ owner: SegmentOwner
   ) {
     let connection = connections[slot]
+    connection.pointee.receivedAt = io.now
     switch connection.pointee.state {
     case .readingHead:
       readHead(slot, base, count, owner)
@@ -153,7 +154,7 @@ extension Worker where IO: ~Copyable {
       // wants to say; a later one is a client that has gone (it cannot be told from close()).
       // One that has had part of its response has seen that we are not waiting for its FIN.
       let soon =
-        io.now &- exchange.pointee.requestReadAt <= config.halfCloseGraceNs
+        io.now &- connection.pointee.receivedAt <= config.halfCloseGraceNs
         && !exchange.pointee.flags.contains(.headSent)
       let mayComplete = !read && !connection.pointee.input.isEmpty
       if (read && (soon || config.halfCloseAnswers)) || mayComplete { return }
@@ -170,6 +171,8 @@ extension Worker where IO: ~Copyable {
     let index = connections[slot].pointee.exchange
     if index != noSlot {
       counters.worker.pointee.clientAborts &+= 1
+      // It may only have closed its sending half: what it got of such a body must not look whole to it.
+      if exchanges[index].pointee.endHidesCut { connections[slot].pointee.flags.insert(.reset) }
       abandon(index, outcome: .clientLeft)
     }
     stop(slot)
@@ -181,7 +184,13 @@ extension Worker where IO: ~Copyable {
     case .downstream: clientGone(slot)
     case .upstream:
       let index = connections[slot].pointee.exchange
-      if index == noSlot { stop(slot) } else { attemptFailed(index, .send, timedOut: false, nothingAccepted: false) }
+      if index == noSlot {
+        stop(slot)
+      } else if exchanges[index].pointee.phase == .tunnel {
+        abandonTunnel(index)
+      } else {
+        attemptFailed(index, .send, timedOut: false, nothingAccepted: false)
+      }
     }
   }
 

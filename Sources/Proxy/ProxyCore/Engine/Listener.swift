@@ -30,6 +30,10 @@ extension Worker where IO: ~Copyable {
 
   mutating func acceptAgain() {
     acceptAgainAt = 0
+    if draining {
+      cancelAccepts()
+      return
+    }
     var index = 0
     while index < listening {
       if accepting & (1 << UInt8(index)) == 0 { armAccept(index) }
@@ -59,18 +63,25 @@ extension Worker where IO: ~Copyable {
     wheel.set(slot, at: io.now + config.idleTimeoutNs)
   }
 
+  /// A cancel can come while the kernel is busy with what it would cancel, and then does nothing: tried until it works.
+  private mutating func cancelAccepts() {
+    guard accepting != 0 else { return }
+    var index = 0
+    while index < listening {
+      if accepting & (1 << UInt8(index)) != 0 {
+        io.cancel(
+          Token(.accept, slot: UInt32(index), generation: 0), token: Token(.cancel, slot: noSlot, generation: 0))
+      }
+      index += 1
+    }
+    acceptAgainAt = io.now + 10_000_000
+  }
+
   /// Stops accepting; idle clients are let go, the others get `Connection: close` with their response.
   package mutating func drain() {
     guard !draining else { return }
     draining = true
-    var index = 0
-    while index < listening {
-      if accepting & (1 << UInt8(index)) != 0 {
-      io.cancel(
-        Token(.accept, slot: UInt32(index), generation: 0), token: Token(.cancel, slot: noSlot, generation: 0))
-      }
-      index += 1
-    }
+    cancelAccepts()
     var slot: UInt32 = 0
     while Int(slot) < connections.highWater {
       let connection = connections[slot]

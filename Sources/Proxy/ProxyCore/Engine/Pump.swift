@@ -47,12 +47,13 @@ extension Worker where IO: ~Copyable {
     case .length:
       let take = Int(min(UInt64(count), exchange.pointee.requestLeft))
       exchange.pointee.requestLeft -= UInt64(take)
+      exchange.pointee.bytesIn &+= UInt64(take)
       if exchange.pointee.requestLeft == 0 { requestWasRead(index) }
       forward(index, slot, base, take: take, count, owner)
     case .chunked:
       let step = exchange.pointee.requestChunks.feed(base, count)
-      let total = exchange.pointee.bytesIn &+ UInt64(step.payload)
-      if config.bodyBytesMax != 0 && total > config.bodyBytesMax {
+      exchange.pointee.bytesIn &+= UInt64(step.payload)
+      if config.bodyBytesMax != 0 && exchange.pointee.bytesIn > config.bodyBytesMax {
         release(owner)
         finishLocally(index, .bodyTooLarge)
         return
@@ -82,7 +83,6 @@ extension Worker where IO: ~Copyable {
     _ owner: SegmentOwner
   ) {
     let exchange = exchanges[index]
-    exchange.pointee.bytesIn &+= UInt64(take)
     counters.replicas[Int(exchange.pointee.lease.replica)].bytesToReplica &+= UInt64(take)
     if connections[slot].pointee.flags.contains(.sendBroken) {
       // The replica takes no more; its early answer is awaited.
@@ -130,8 +130,9 @@ extension Worker where IO: ~Copyable {
   ) {
     let exchange = exchanges[index]
     let before = Int(exchange.pointee.requestPartialCount)
-    guard before + count <= blocks.largestBlock,
-      gather(base, count, into: &exchange.pointee.requestPartial, &exchange.pointee.requestPartialCount)
+    // Requests that follow may be in the same piece: no more is taken than a section may have.
+    let taken = min(count, blocks.largestBlock - before)
+    guard taken > 0, gather(base, taken, into: &exchange.pointee.requestPartial, &exchange.pointee.requestPartialCount)
     else {
       release(owner)
       finishLocally(index, .bodyMalformed(.headTooLarge))
@@ -186,6 +187,16 @@ extension Worker where IO: ~Copyable {
   mutating func resumeReceive(_ slot: UInt32) {
     let connection = connections[slot]
     guard connection.pointee.flags.isDisjoint(with: .receiving | .closing | .ended | .starved) else { return }
+    if connection.pointee.side == .downstream, readsAhead(slot) {
+      // The request has been read: what comes now is the next one, and one buffer of that is enough.
+      connection.pointee.receiveLimit = UInt32(io.bufferSize)
+      if connection.pointee.input.isEmpty {
+        armReceive(slot, pollFirst: true)
+      } else {
+        connection.pointee.flags.insert(.paused)
+      }
+      return
+    }
     let backlog = backlogBehind(slot)
     // Most of the last limit has gone on: the other side keeps up, so fewer and larger receives are cheaper. While
     // buffers are scarce every stream stays at one.
@@ -201,6 +212,13 @@ extension Worker where IO: ~Copyable {
     } else {
       connection.pointee.flags.insert(.paused)
     }
+  }
+
+  @inline(__always)
+  private func readsAhead(_ slot: UInt32) -> Bool {
+    let index = connections[slot].pointee.exchange
+    return index != noSlot && exchanges[index].pointee.flags.contains(.requestRead)
+      && exchanges[index].pointee.phase != .tunnel
   }
 
   /// Bytes that came from this connection and have not gone on yet.
@@ -230,11 +248,6 @@ extension Worker where IO: ~Copyable {
       if upstream != noSlot && connections[upstream].pointee.flags.contains(.paused) { resumeReceive(upstream) }
     case .upstream:
       if exchange.pointee.phase == .waiting {
-        if connection.pointee.flags.contains(.ended) {
-          // The stream had ended while this send was under way.
-          attemptFailed(index, .head, timedOut: false, nothingAccepted: false)
-          return
-        }
         wheel.set(slot, at: io.now + config.responseTimeoutNs)
       }
       if exchange.pointee.flags.contains(.requestRead) {

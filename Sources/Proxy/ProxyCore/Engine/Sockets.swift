@@ -193,6 +193,7 @@ extension Worker where IO: ~Copyable {
       sendFailed(slot, nothingAccepted: false)
       return
     }
+    if connection.pointee.flags.contains(.ended) && endedBeforeAnswer(slot) { return }
     if connection.pointee.queue.head != noSlot {
       startSending(slot)
     } else {
@@ -289,8 +290,8 @@ extension Worker where IO: ~Copyable {
     if next == noSlot { starvedTail = prev } else { connections[next].pointee.listPrev = prev }
   }
 
-  /// Gives returned buffers to starved connections, oldest first. When none comes back for a second, the client whose
-  /// send has stalled longest is closed: it holds what everybody else waits for.
+  /// Gives returned buffers to starved connections, oldest first. When none comes back for a second, the client that
+  /// holds most and has not moved for as long is closed: it has what everybody else waits for.
   mutating func feedStarved() {
     var free = io.buffersFree
     while free > 0 && starvedHead != noSlot {
@@ -302,23 +303,37 @@ extension Worker where IO: ~Copyable {
     }
     guard starvedHead != noSlot, io.now >= starvedSince &+ 1_000_000_000 else { return }
     starvedSince = io.now
-    var oldest = noSlot
-    var oldestAt = UInt64.max
+    var worst = noSlot
+    var most: UInt32 = 0
     var slot: UInt32 = 0
     while Int(slot) < connections.highWater {
       let connection = connections[slot]
-      if connection.pointee.side == .downstream, connection.pointee.flags.contains(.sending),
-        !connection.pointee.flags.contains(.closing), connection.pointee.progressAt < oldestAt
+      if connection.pointee.side == .downstream, connection.pointee.state != .free,
+        !connection.pointee.flags.contains(.closing), io.now >= connection.pointee.progressAt &+ 1_000_000_000
       {
-        oldestAt = connection.pointee.progressAt
-        oldest = slot
+        let held = bytesHeld(slot)
+        if held > most {
+          most = held
+          worst = slot
+        }
       }
       slot += 1
     }
-    guard oldest != noSlot else { return }
+    guard worst != noSlot else { return }
     counters.worker.pointee.slowClientsShed &+= 1
-    connections[oldest].pointee.flags.insert(.reset)
-    clientGone(oldest)
+    connections[worst].pointee.flags.insert(.reset)
+    clientGone(worst)
+  }
+
+  /// Bytes waiting on a client's behalf, both ways.
+  private func bytesHeld(_ slot: UInt32) -> UInt32 {
+    let connection = connections[slot]
+    var bytes = connection.pointee.queue.bytes + connection.pointee.input.bytes
+    let index = connection.pointee.exchange
+    if index != noSlot, exchanges[index].pointee.upstream != noSlot {
+      bytes += connections[exchanges[index].pointee.upstream].pointee.queue.bytes
+    }
+    return bytes
   }
 
   // MARK: closing: stop → join → release
@@ -431,6 +446,8 @@ extension Worker where IO: ~Copyable {
     connection.pointee.requests = 0
     connection.pointee.receiveLimit = UInt32(io.bufferSize)
     connection.pointee.progressAt = io.now
+    connection.pointee.receivedAt = io.now
+    connection.pointee.keepAliveSeconds = .max
     connection.pointee.partial = .none
     connection.pointee.partialCount = 0
     connection.pointee.openedAt = side == .downstream ? io.now : 0

@@ -1,6 +1,9 @@
 // The replica side: response heads are read and passed on, bodies follow piece by piece as they come. Nothing is held
 // back to fill a buffer.
 
+/// A response body up to this long that has come with its head is copied behind it.
+private let joinedResponseMax = 1792
+
 extension Worker where IO: ~Copyable {
   @inline(__always)
   mutating func upstreamReceived(
@@ -81,13 +84,16 @@ extension Worker where IO: ~Copyable {
       exchange.pointee.partialCount = 0
       let generation = exchange.pointee.generation
       pass(index, head, bytes, total, SegmentOwner(block: block))
-      // What did not fit the block is body; the exchange may have ended with what did.
-      if taken < count, exchange.pointee.generation == generation, exchange.pointee.upstream != noSlot,
-        exchange.pointee.phase == .streaming
-      {
-        responseBody(index, base + taken, count - taken, owner)
-      } else {
+      // What did not fit the block comes behind it; the exchange may have ended with what did.
+      guard taken < count, exchange.pointee.generation == generation, exchange.pointee.upstream != noSlot else {
         release(owner)
+        return
+      }
+      switch exchange.pointee.phase {
+      case .streaming: responseBody(index, base + taken, count - taken, owner)
+      case .waiting: responseHead(index, base + taken, count - taken, owner)
+      case .tunnel: tunnelReceived(exchange.pointee.upstream, base + taken, count - taken, owner)
+      case .ready, .queued, .connecting: release(owner)
       }
     case .partial:
       release(owner)
@@ -125,6 +131,7 @@ extension Worker where IO: ~Copyable {
     exchange.pointee.responseFraming = head.framing
     exchange.pointee.responseLeft = head.contentLength
     exchange.pointee.lastByteAt = io.now
+    connections[exchange.pointee.upstream].pointee.keepAliveSeconds = head.keepAliveSeconds
     if head.keepAlive && !head.hasForbiddenLength { exchange.pointee.flags.insert(.replicaKeepsAlive) }
     letGoHead(index)
     if head.isSwitching {
@@ -139,7 +146,10 @@ extension Worker where IO: ~Copyable {
     {
       exchange.pointee.flags.remove(.keepAlive)
     }
-    guard let block = blocks.claim(atLeast: headBytes + responseHeadGrowthMax) else {
+    let rest = count - headBytes
+    let joins = head.framing == .length && head.contentLength <= UInt64(min(rest, joinedResponseMax))
+    let body = joins ? Int(head.contentLength) : 0
+    guard let block = blocks.claim(atLeast: headBytes + responseHeadGrowthMax + body) else {
       release(owner)
       attemptFailed(index, .malformed, timedOut: false, nothingAccepted: false)
       return
@@ -154,16 +164,14 @@ extension Worker where IO: ~Copyable {
     exchange.pointee.flags.insert(.headSent)
     exchange.pointee.phase = .streaming
     wheel.set(exchange.pointee.upstream, at: io.now + config.streamTimeoutNs)
-    let rest = count - headBytes
     let generation = exchange.pointee.generation
     // A short length-framed body that has come whole joins its head: one plain send, and the lent buffer goes back now.
-    if head.framing == .length, UInt64(rest) >= head.contentLength, used + Int(head.contentLength) <= room {
-      let length = Int(head.contentLength)
-      UnsafeMutableRawPointer(out + used).copyMemory(from: base + headBytes, byteCount: length)
-      used += length
+    if joins {
+      UnsafeMutableRawPointer(out + used).copyMemory(from: base + headBytes, byteCount: body)
+      used += body
       exchange.pointee.responseLeft = 0
-      exchange.pointee.bytesOut &+= UInt64(length)
-      if rest > length { exchange.pointee.flags.remove(.replicaKeepsAlive) }
+      exchange.pointee.bytesOut &+= UInt64(body)
+      if rest > body { exchange.pointee.flags.remove(.replicaKeepsAlive) }
       release(owner)
       enqueue(slot, out, used, SegmentOwner(block: block))
       if exchange.pointee.generation == generation { responseComplete(index) }
@@ -183,7 +191,6 @@ extension Worker where IO: ~Copyable {
       responseBody(index, base + headBytes, rest, owner)
     } else {
       release(owner)
-      if head.framing == .length && head.contentLength == 0 { responseComplete(index) }
     }
   }
 
@@ -192,6 +199,7 @@ extension Worker where IO: ~Copyable {
   ) {
     let exchange = exchanges[index]
     let headBytes = Int(head.headBytes)
+    exchange.pointee.flags.insert(.interimSeen)
     // HTTP/1.0 knows no interim responses (RFC 9110 15.2).
     if !exchange.pointee.flags.contains(.http10) {
       if let block = blocks.claim(atLeast: headBytes + responseHeadGrowthMax) {
@@ -321,9 +329,10 @@ extension Worker where IO: ~Copyable {
     _ index: UInt32, _ base: UnsafeMutablePointer<UInt8>, _ count: Int, _ owner: SegmentOwner
   ) {
     let exchange = exchanges[index]
-    let kept =
-      Int(exchange.pointee.partialCount) + count <= blocks.largestBlock
-      && gather(base, count, into: &exchange.pointee.partial, &exchange.pointee.partialCount)
+    // What lies behind the section is nothing we asked for; it only has to be noticed.
+    let taken = min(count, blocks.largestBlock - Int(exchange.pointee.partialCount))
+    let kept = taken > 0 && gather(base, taken, into: &exchange.pointee.partial, &exchange.pointee.partialCount)
+    if taken < count { exchange.pointee.flags.remove(.replicaKeepsAlive) }
     release(owner)
     if kept { finishTrailers(index) } else { malformedBody(index) }
   }
@@ -390,10 +399,22 @@ extension Worker where IO: ~Copyable {
         attemptFailed(index, .body, timedOut: false, nothingAccepted: false)
       }
     case .tunnel:
-      if clean { tunnelEnded(slot) } else { abandon(index, outcome: .tunnel) }
+      if clean { tunnelEnded(slot) } else { abandonTunnel(index) }
     case .ready, .queued, .connecting:
       preconditionFailure("the stream of an exchange ended before it was connected")
     }
+  }
+
+  /// The replica's stream had ended while a send was under way and it was not known whether anything had been accepted:
+  /// it was. True when that ended the attempt.
+  mutating func endedBeforeAnswer(_ slot: UInt32) -> Bool {
+    let connection = connections[slot]
+    let index = connection.pointee.exchange
+    guard connection.pointee.side == .upstream, index != noSlot, exchanges[index].pointee.phase == .waiting else {
+      return false
+    }
+    attemptFailed(index, .head, timedOut: false, nothingAccepted: false)
+    return true
   }
 
   /// A send to the replica failed. When some bytes had gone before, a response may still be on its way (an early 413,

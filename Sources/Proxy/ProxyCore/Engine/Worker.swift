@@ -67,7 +67,7 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
   var listening = 0
   /// Bit per listener whose accept is armed.
   var accepting: UInt8 = 0
-  /// An accept failed for want of descriptors; armed again at this time.
+  /// An accept failed for want of descriptors, or could not be cancelled: looked at again at this time; 0 = none.
   var acceptAgainAt: UInt64 = 0
   var draining = false
   var stopped = false
@@ -88,7 +88,7 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
     exchanges = SlotTable(capacity: plan.exchanges)
     segments = SlotTable(capacity: plan.segments)
     blocks = BlockPool(
-      small: plan.smallBlocks, medium: plan.mediumBlocks, large: plan.largeBlocks, largeBytes: plan.largeBlockBytes)
+      tiny: plan.tinyBlocks, small: plan.smallBlocks, medium: plan.mediumBlocks, large: plan.largeBlocks, largeBytes: plan.largeBlockBytes)
     bufferRefs = mapZeroed(io.bufferCount)
     wheel = TimerWheel(capacity: plan.connections, now: io.now)
     fields = FieldTable.allocate(capacity: config.fieldsMax)
@@ -107,14 +107,6 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
     WorkerLeaks(
       connections: connections.used, exchanges: exchanges.used, segments: segments.used, blocks: blocks.used,
       buffersOut: io.bufferCount - io.buffersFree)
-  }
-
-  /// Where its slots are, for GET /v1/connections.
-  package var view: WorkerView {
-    WorkerView(
-      connections: UnsafePointer(connections.base), connectionsHighWater: UnsafePointer(connections.highWaterCell),
-      peerTexts: UnsafePointer(peerTexts), exchanges: UnsafePointer(exchanges.base),
-      exchangesHighWater: UnsafePointer(exchanges.highWaterCell))
   }
 
   /// One turn: wait, handle every completion, decide, keep time.

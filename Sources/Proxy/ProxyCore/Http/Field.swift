@@ -85,7 +85,7 @@ package struct FieldTable: BitwiseCopyable {
 }
 
 enum FieldStep: BitwiseCopyable {
-  /// A field line was read; it is the table's last.
+  /// A field of a kind that matters was read; it is the table's last.
   case field(FieldKind)
   /// The blank line was read.
   case end
@@ -93,36 +93,48 @@ enum FieldStep: BitwiseCopyable {
   case refused(Refusal)
 }
 
-/// Reads the line at `at` of `bytes[..<count]`: a field line, which is added to the table, or the blank line; moves `at`
-/// behind it. Refuses at the first octet that cannot be part of either.
+/// Reads lines from `at` of `bytes[..<count]` on, up to and with the first field that is not `.other`, or the blank
+/// line; adds the fields to the table and moves `at` behind what was read. Refuses at the first octet that cannot be
+/// part of a line. (One call for a run of plain fields: they are most, and share what a call has to set up.)
 @inline(__always)
 func nextField(
   _ bytes: UnsafePointer<UInt8>, _ count: Int, at: inout Int, limit: Int, fields: inout FieldTable
 ) -> FieldStep {
-  let start = at
-  let colon = endOfToken(bytes, start, count)
-  guard colon < count else { return .partial }
-  guard bytes[colon] == Ascii.colon, colon > start else {
-    return notAField(bytes, count, at: &at, stop: colon)
+  let base = fields.base
+  let capacity = min(limit, fields.capacity)
+  var index = fields.count
+  defer { fields.count = index }
+  var start = at
+  while true {
+    // From the line's start and not from its colon: the next line's place then waits for one scan, not for two.
+    let stop = endOfText(bytes, start, count)
+    let colon = endOfToken(bytes, start, count)
+    guard colon < count else { return .partial }
+    guard bytes[colon] == Ascii.colon, colon > start else {
+      at = start
+      return notAField(bytes, count, at: &at, stop: colon)
+    }
+    guard index < capacity else { return .refused(.fieldsTooMany) }
+    var value = colon &+ 1
+    while value < stop, isBlank(bytes[value]) { value &+= 1 }
+    guard stop < count else { return .partial }
+    guard bytes[stop] == Ascii.carriageReturn else {
+      return .refused(bytes[stop] == Ascii.lineFeed ? .bareLineFeed : .valueInvalid)
+    }
+    guard stop &+ 1 < count else { return .partial }
+    guard bytes[stop &+ 1] == Ascii.lineFeed else { return .refused(.bareCarriageReturn) }
+    var end = stop
+    while end > value, isBlank(bytes[end &- 1]) { end &-= 1 }
+    let kind = fieldKind(bytes + start, colon &- start)
+    base[index] = Field(
+      nameStart: start, nameCount: colon &- start, valueStart: value, valueCount: end &- value, kind: kind)
+    index &+= 1
+    start = stop &+ 2
+    guard kind == .other else {
+      at = start
+      return .field(kind)
+    }
   }
-  guard fields.count < limit, fields.count < fields.capacity else { return .refused(.fieldsTooMany) }
-  var value = colon &+ 1
-  while value < count, isBlank(bytes[value]) { value &+= 1 }
-  let stop = endOfText(bytes, value, count)
-  guard stop < count else { return .partial }
-  guard bytes[stop] == Ascii.carriageReturn else {
-    return .refused(bytes[stop] == Ascii.lineFeed ? .bareLineFeed : .valueInvalid)
-  }
-  guard stop &+ 1 < count else { return .partial }
-  guard bytes[stop &+ 1] == Ascii.lineFeed else { return .refused(.bareCarriageReturn) }
-  var end = stop
-  while end > value, isBlank(bytes[end &- 1]) { end &-= 1 }
-  let kind = fieldKind(bytes + start, colon &- start)
-  fields.base[fields.count] = Field(
-    nameStart: start, nameCount: colon &- start, valueStart: value, valueCount: end &- value, kind: kind)
-  fields.count &+= 1
-  at = stop &+ 2
-  return .field(kind)
 }
 
 /// The line at `at` is not a name followed by a colon: its tchars end at `stop`, before `count`.

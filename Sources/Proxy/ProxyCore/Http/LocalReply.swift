@@ -21,6 +21,9 @@ package enum LocalReply: BitwiseCopyable, Equatable {
   case replicaMalformed
   /// No response head in time.
   case replicaTimeout
+  /// OPTIONS or TRACE that may go no further (Max-Forwards: 0).
+  case optionsHere
+  case traceHere
   /// The request's chunked body is malformed.
   case bodyMalformed(Refusal)
 
@@ -34,6 +37,8 @@ package enum LocalReply: BitwiseCopyable, Equatable {
     case .tooManyConnections, .outOfMemory, .noReplica, .allRefuse, .queueFull, .queueTimeout: 503
     case .replicaFailed, .replicaMalformed: 502
     case .replicaTimeout: 504
+    case .optionsHere: 204
+    case .traceHere: 501
     }
   }
 
@@ -53,6 +58,8 @@ package enum LocalReply: BitwiseCopyable, Equatable {
     case .replicaFailed: "the replica closed the connection before it answered"
     case .replicaMalformed: "the replica sent a malformed response"
     case .replicaTimeout: "the replica did not answer in time"
+    case .optionsHere: ""
+    case .traceHere: "this proxy does not answer TRACE itself (RFC 9110 7.6.2)"
     }
   }
 
@@ -68,6 +75,7 @@ package enum LocalReply: BitwiseCopyable, Equatable {
 
   private var reasonPhrase: StaticString {
     switch status {
+    case 204: "No Content"
     case 400: "Bad Request"
     case 408: "Request Timeout"
     case 413: "Content Too Large"
@@ -96,6 +104,10 @@ package enum LocalReply: BitwiseCopyable, Equatable {
     writer.put(number: Int(status))
     writer.put(" ")
     writer.put(reasonPhrase)
+    if status == 204 {
+      writer.put("\r\nConnection: close\r\n\r\n")
+      return writer.count
+    }
     writer.put("\r\nContent-Type: application/json\r\nContent-Length: ")
     writer.put(number: bodyCount)
     if status == 503 { writer.put("\r\nRetry-After: 1") }

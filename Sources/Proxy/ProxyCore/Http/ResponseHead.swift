@@ -53,14 +53,12 @@ package func parseResponseHead(
   var framing = FramingFields()
   var connection = ConnectionOptions()
   reading: while true {
-    let lineStart = at
     switch nextField(bytes, end, at: &at, limit: limits.fields, fields: &fields) {
     case .partial: return count >= limits.headBytes ? .refused(.headTooLarge) : .partial
     case .refused(let refusal): return .refused(refusal)
     case .end:
-      head.fieldsEnd = lineStart
+      head.fieldsEnd = at &- 2
       break reading
-    case .field(.other): continue
     case .field(let kind):
       let field = fields[fields.count &- 1]
       head.kinds.insert(kind)

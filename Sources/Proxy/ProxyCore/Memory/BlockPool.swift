@@ -1,6 +1,7 @@
 // Private memory for what outlives a lent buffer: partial heads, rewritten heads kept for a retry, local replies.
-// Three sizes, each a fixed number of blocks, claimed LIFO so that a busy proxy keeps touching the same few.
+// Four sizes, each a fixed number of blocks, claimed LIFO so that a busy proxy keeps touching the same few.
 //
+//   tiny  512 B    a short head: what thousands of waiting requests each keep for a retry
 //   small   2 KiB  a usual head with its small body
 //   medium 16 KiB  long cookies, long prompts in headers
 //   large   head limit + what rewriting may add, rounded up to pages
@@ -20,51 +21,56 @@ package struct BlockRef: BitwiseCopyable, Equatable {
 }
 
 package struct BlockPool: ~Copyable {
+  package static let tinyBytes = 512
   package static let smallBytes = 2048
   package static let mediumBytes = 16384
 
+  private var tiny: FixedBlocks
   private var small: FixedBlocks
   private var medium: FixedBlocks
   private var large: FixedBlocks
 
-  package init(small: Int, medium: Int, large: Int, largeBytes: Int) {
+  package init(tiny: Int, small: Int, medium: Int, large: Int, largeBytes: Int) {
+    self.tiny = FixedBlocks(count: tiny, bytes: BlockPool.tinyBytes)
     self.small = FixedBlocks(count: small, bytes: BlockPool.smallBytes)
     self.medium = FixedBlocks(count: medium, bytes: BlockPool.mediumBytes)
     self.large = FixedBlocks(count: large, bytes: largeBytes)
   }
 
   /// Blocks claimed now, for the leak check of tests and for metrics.
-  package var used: Int { small.used + medium.used + large.used }
+  package var used: Int { tiny.used + small.used + medium.used + large.used }
   package var largestBlock: Int { large.bytes }
 
   /// The smallest free block with room for `bytes`; a larger one when its size has run out; nil when none is left.
   @inline(__always)
   package mutating func claim(atLeast bytes: Int) -> BlockRef? {
-    if bytes <= BlockPool.smallBytes, let index = small.claim() { return BlockRef(raw: index) }
+    if bytes <= BlockPool.tinyBytes, let index = tiny.claim() { return BlockRef(raw: index) }
+    if bytes <= BlockPool.smallBytes, let index = small.claim() { return BlockRef(raw: 1 << 30 | index) }
     return claimLarger(bytes)
   }
 
   private mutating func claimLarger(_ bytes: Int) -> BlockRef? {
-    if bytes <= BlockPool.mediumBytes, let index = medium.claim() { return BlockRef(raw: 1 << 30 | index) }
-    if bytes <= large.bytes, let index = large.claim() { return BlockRef(raw: 2 << 30 | index) }
+    if bytes <= BlockPool.mediumBytes, let index = medium.claim() { return BlockRef(raw: 2 << 30 | index) }
+    if bytes <= large.bytes, let index = large.claim() { return BlockRef(raw: 3 << 30 | index) }
     return nil
   }
 
   @inline(__always)
   package mutating func release(_ block: BlockRef) {
     switch block.sizeClass {
-    case 0: small.release(block.index)
-    case 1: medium.release(block.index)
-    case 2: large.release(block.index)
-    default: preconditionFailure("released no block")
+    case 0: tiny.release(block.index)
+    case 1: small.release(block.index)
+    case 2: medium.release(block.index)
+    default: large.release(block.index)
     }
   }
 
   @inline(__always)
   package func capacity(of block: BlockRef) -> Int {
     switch block.sizeClass {
-    case 0: BlockPool.smallBytes
-    case 1: BlockPool.mediumBytes
+    case 0: BlockPool.tinyBytes
+    case 1: BlockPool.smallBytes
+    case 2: BlockPool.mediumBytes
     default: large.bytes
     }
   }
@@ -72,8 +78,9 @@ package struct BlockPool: ~Copyable {
   @inline(__always)
   package func bytes(of block: BlockRef) -> UnsafeMutablePointer<UInt8> {
     switch block.sizeClass {
-    case 0: small.base + block.index * BlockPool.smallBytes
-    case 1: medium.base + block.index * BlockPool.mediumBytes
+    case 0: tiny.base + block.index * BlockPool.tinyBytes
+    case 1: small.base + block.index * BlockPool.smallBytes
+    case 2: medium.base + block.index * BlockPool.mediumBytes
     default: large.base + block.index * large.bytes
     }
   }

@@ -6,6 +6,7 @@ package struct MemoryPlan: BitwiseCopyable {
   package let connections: Int
   package let exchanges: Int
   package let segments: Int
+  package let tinyBlocks: Int
   package let smallBlocks: Int
   package let mediumBlocks: Int
   package let largeBlocks: Int
@@ -23,6 +24,7 @@ package struct MemoryPlan: BitwiseCopyable {
     connections = 2 * config.maxConnections + MemoryPlan.shedRoom + 1024
     segments = buffers * 2 + config.maxConnections * 4
     // Per exchange at most: the kept request head, a partial or rewritten response head, a local reply.
+    tinyBlocks = config.maxConnections * 3 + MemoryPlan.shedRoom
     smallBlocks = config.maxConnections * 3 + MemoryPlan.shedRoom
     mediumBlocks = max(64, config.maxConnections / 4)
     largeBlocks = max(64, config.maxConnections / 32)
@@ -39,7 +41,7 @@ package struct MemoryPlan: BitwiseCopyable {
       + segments * MemoryLayout<Segment>.stride
   }
   package var blockBytes: Int {
-    smallBlocks * BlockPool.smallBytes + mediumBlocks * BlockPool.mediumBytes + largeBlocks * largeBlockBytes
+    tinyBlocks * BlockPool.tinyBytes + smallBlocks * BlockPool.smallBytes + mediumBlocks * BlockPool.mediumBytes + largeBlocks * largeBlockBytes
   }
   package var bufferPoolBytes: Int { buffers * bufferBytes }
   /// One worker's most.

@@ -17,19 +17,14 @@ package struct SlotTable<Slot: TableSlot>: ~Copyable {
   package let capacity: Int
   /// Slots claimed now.
   package private(set) var used = 0
-  /// Slots ever claimed; the memory behind the others is untouched. In a place of its own, so that another thread can
-  /// look (GET /v1/connections).
-  package let highWaterCell: UnsafeMutablePointer<Int>
+  /// Slots ever claimed; the memory behind the others is untouched.
+  package private(set) var highWater = 0
   private var freeHead = noSlot
 
   package init(capacity: Int) {
     self.capacity = capacity
     base = mapZeroed(capacity)
-    highWaterCell = mapZeroed(1)
   }
-
-  @inline(__always)
-  package var highWater: Int { highWaterCell.pointee }
 
   @inline(__always)
   package subscript(_ index: UInt32) -> UnsafeMutablePointer<Slot> {
@@ -45,7 +40,7 @@ package struct SlotTable<Slot: TableSlot>: ~Copyable {
       freeHead = base[Int(index)].nextFree
     } else if highWater < capacity {
       index = UInt32(highWater)
-      highWaterCell.pointee += 1
+      highWater += 1
     } else {
       return nil
     }

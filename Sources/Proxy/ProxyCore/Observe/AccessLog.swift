@@ -104,7 +104,8 @@ package struct LogRing: BitwiseCopyable, @unchecked Sendable {
 
   /// - Parameter capacity: records, rounded up to a power of two. 8192 hold 50 ms of 160,000 requests a second.
   package init(capacity: Int = 8192) {
-    precondition(MemoryLayout<Header>.size <= LogRing.idAt && LogRing.targetAt + LogRing.targetBytesMax <= LogRing.slotBytes)
+    precondition(
+      MemoryLayout<Header>.size <= LogRing.idAt && LogRing.targetAt + LogRing.targetBytesMax <= LogRing.slotBytes)
     var count = 1
     while count < capacity { count *= 2 }
     mask = UInt64(count - 1)
@@ -124,7 +125,8 @@ package struct LogRing: BitwiseCopyable, @unchecked Sendable {
     guard at &- taken.pointee.load(ordering: .acquiring) <= mask else { return false }
     let slot = slots + Int(truncatingIfNeeded: at & mask) &* LogRing.slotBytes
     let header = Header(
-      entry: entry, idCount: UInt8(truncatingIfNeeded: LogRing.copy(id, idCount, LogRing.idBytesMax, slot + LogRing.idAt)),
+      entry: entry,
+      idCount: UInt8(truncatingIfNeeded: LogRing.copy(id, idCount, LogRing.idBytesMax, slot + LogRing.idAt)),
       methodCount: UInt8(
         truncatingIfNeeded: LogRing.copy(method, methodCount, LogRing.methodBytesMax, slot + LogRing.methodAt)),
       isTargetCut: targetCount > LogRing.targetBytesMax,
@@ -405,7 +407,7 @@ package final class AccessLog: @unchecked Sendable {
   private let rings: [LogRing]
   private let names: ReplicaNames
   private let path: String?
-  private let waker: Waker
+  private let waker = WakeHandle()
   private let stopping = Atomic<Bool>(false)
   private let reopening = Atomic<Bool>(false)
   private let lost = Atomic<UInt64>(0)
@@ -436,13 +438,12 @@ package final class AccessLog: @unchecked Sendable {
             + "check --access-log and the folder's permissions")
       }
     }
-    guard let waker = Waker() else {
-      throw AccessLogError(description: "no descriptors are left for the access log; raise the limit (ulimit -n)")
-    }
-    self.waker = waker
     self.rings = rings
     self.names = names
-    lines = LogLines(format: format, showsQuery: showsQuery, wallOffset: wallNow() &- monotonicNow())
+    guard waker.fd >= 0 else {
+      throw AccessLogError(description: "no descriptors are left for the access log; raise the limit (ulimit -n)")
+    }
+    lines = LogLines(format: format, showsQuery: showsQuery, wallOffset: wallNanoseconds() &- monotonicNanoseconds())
     inspectFile()
   }
 
@@ -451,7 +452,9 @@ package final class AccessLog: @unchecked Sendable {
 
   package func start() throws(AccessLogError) {
     thread = ControlThread.start("sky-access-log") { [self] in run() }
-    if thread == nil { throw AccessLogError(description: "no room for the access log's thread; raise the limit (ulimit -u)") }
+    if thread == nil {
+      throw AccessLogError(description: "no room for the access log's thread; raise the limit (ulimit -u)")
+    }
   }
 
   /// The file has been moved away: go on in a new one of the same name. Safe to call from a signal handler's thread.
@@ -467,19 +470,19 @@ package final class AccessLog: @unchecked Sendable {
     thread = nil
     if path != nil, file >= 0 { close(file) }
     file = -1
-    waker.closeBoth()
+    close(waker.fd)
   }
 
   private func run() {
     var out: [UInt8] = []
     out.reserveCapacity(AccessLog.batchBytes + 4096)
     while true {
-      var watched = pollfd(fd: waker.readEnd, events: Int16(POLLIN), revents: 0)
+      var watched = pollfd(fd: waker.fd, events: Int16(POLLIN), revents: 0)
       if poll(&watched, 1, AccessLog.periodMs) > 0 { waker.clear() }
       // Before the drain: what was appended before `stop` was called is then seen by it.
       let isLast = stopping.load(ordering: .acquiring)
       if reopening.exchange(false, ordering: .acquiringAndReleasing) { reopen() }
-      drain(&out, until: isLast ? monotonicNow() + AccessLog.stopNs : .max)
+      drain(&out, until: isLast ? monotonicNanoseconds() + AccessLog.stopNs : .max)
       if isLast { return }
     }
   }
@@ -488,7 +491,7 @@ package final class AccessLog: @unchecked Sendable {
     let ends = rings.map(\.end)
     // After `ends`: whoever served one of these exchanges is in the table by now.
     lines.names = names.table
-    lines.wallOffset = wallNow() &- monotonicNow()
+    lines.wallOffset = wallNanoseconds() &- monotonicNanoseconds()
     for (ring, end) in zip(rings, ends) {
       var held: UInt64 = 0
       while true {
@@ -527,14 +530,14 @@ package final class AccessLog: @unchecked Sendable {
   private func waitUntilWritable(_ deadline: UInt64) -> Bool {
     var watched = pollfd(fd: file, events: Int16(POLLOUT), revents: 0)
     while poll(&watched, 1, AccessLog.periodMs) <= 0 {
-      let limit = stopping.load(ordering: .acquiring) && deadline == .max ? monotonicNow() : deadline
-      if monotonicNow() >= limit { return false }
+      let limit = stopping.load(ordering: .acquiring) && deadline == .max ? monotonicNanoseconds() : deadline
+      if monotonicNanoseconds() >= limit { return false }
     }
     return true
   }
 
   private func complainOnce(_ problem: String) -> Bool {
-    if !saidFailure { complain("the access log \(path ?? "on standard output") \(problem)") }
+    if !saidFailure { say("the access log \(path ?? "on standard output") \(problem)") }
     saidFailure = true
     return false
   }
@@ -543,7 +546,7 @@ package final class AccessLog: @unchecked Sendable {
     guard let path else { return }
     let fresh = AccessLog.openLog(path)
     guard fresh >= 0 else {
-      complain("cannot reopen the access log \(quoted(path)): \(errorText(errno)); going on in the old file")
+      say("cannot reopen the access log \(quoted(path)): \(errorText(errno)); going on in the old file")
       return
     }
     close(file)
@@ -596,6 +599,8 @@ extension [UInt8] {
   }
 
   mutating func put(hex byte: UInt8) {
-    for digit in [byte >> 4, byte & 15] { append(digit < 10 ? UInt8(ascii: "0") + digit : UInt8(ascii: "a") + digit - 10) }
+    for digit in [byte >> 4, byte & 15] {
+      append(digit < 10 ? UInt8(ascii: "0") + digit : UInt8(ascii: "a") + digit - 10)
+    }
   }
 }

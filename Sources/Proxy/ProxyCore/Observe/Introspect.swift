@@ -1,33 +1,40 @@
-// GET /v1/connections: what the sockets of all workers are doing, read from their slot tables while they run. A slot may
-// change under the reader: a line can be half of one connection and half of the next. It is for people who look for a
-// stuck stream, not for counting.
+// GET /v1/connections: what the sockets of all workers are doing, read from their slot tables while they run. A slot
+// may change under the reader: a line can be half of one connection and half of the next. It is for people who look for
+// a stuck stream, not for counting.
 
 import ProxyWire
 
 /// Where a worker keeps its slots. The pointers are valid as long as the process.
 package struct WorkerView: BitwiseCopyable, @unchecked Sendable {
   package let connections: UnsafePointer<Connection>
+  package let connectionCount: Int
   package let exchanges: UnsafePointer<Exchange>
-  /// Slots ever claimed; the worker stores them once a turn. What lies above was never touched.
-  package let connectionsHighWater: UnsafePointer<Int>
-  /// Client address texts, `peerTextStride` bytes per connection slot.
+  package let exchangeCount: Int
+  /// The client address text of each connection, `peerTextStride` bytes apart.
   package let peerTexts: UnsafePointer<UInt8>
-  package let exchangesHighWater: UnsafePointer<Int>
 
+  /// The counts are capacities: slots that were never claimed are zeros, hence free.
   package init(
-    connections: UnsafePointer<Connection>, connectionsHighWater: UnsafePointer<Int>,
-    peerTexts: UnsafePointer<UInt8>, exchanges: UnsafePointer<Exchange>, exchangesHighWater: UnsafePointer<Int>
+    connections: UnsafePointer<Connection>, connectionCount: Int, exchanges: UnsafePointer<Exchange>,
+    exchangeCount: Int, peerTexts: UnsafePointer<UInt8>
   ) {
     self.connections = connections
-    self.connectionsHighWater = connectionsHighWater
-    self.peerTexts = peerTexts
+    self.connectionCount = connectionCount
     self.exchanges = exchanges
-    self.exchangesHighWater = exchangesHighWater
+    self.exchangeCount = exchangeCount
+    self.peerTexts = peerTexts
   }
 
   fileprivate func exchange(_ index: UInt32) -> Exchange? {
-    guard index != noSlot, Int(index) < exchangesHighWater.pointee else { return nil }
-    return exchanges[Int(index)]
+    index < exchangeCount ? exchanges[Int(index)] : nil
+  }
+}
+
+extension Worker where IO: ~Copyable {
+  package var view: WorkerView {
+    WorkerView(
+      connections: UnsafePointer(connections.base), connectionCount: connections.capacity,
+      exchanges: UnsafePointer(exchanges.base), exchangeCount: exchanges.capacity, peerTexts: UnsafePointer(peerTexts))
   }
 }
 
@@ -42,7 +49,7 @@ package enum Introspection {
     writer.key("connections")
     writer.beginArray()
     for (number, worker) in workers.enumerated() {
-      for slot in 0..<worker.connectionsHighWater.pointee {
+      for slot in 0..<worker.connectionCount {
         let connection = worker.connections[slot]
         if connection.state == .free { continue }
         open += 1

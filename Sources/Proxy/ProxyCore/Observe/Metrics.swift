@@ -109,7 +109,8 @@ package struct MetricsPage {
     // The three with a shape of their own.
     let drift: StaticString = "skyproxy_exchange_drift"
     MetricsPage.begin(
-      drift, .gauge, "Open exchanges with a replica less the sum of in_flight; other than 0 for long is a bug.", to: &out)
+      drift, .gauge, "Open exchanges with a replica less the sum of in_flight; other than 0 for long is a bug.",
+      to: &out)
     out.put(drift)
     out.put(" \(board.shared.pointee.exchanges.load(ordering: .relaxed) - inFlight)\n")
     let uptime: StaticString = "skyproxy_uptime_seconds"
@@ -217,15 +218,17 @@ extension MetricsPage {
   ]
 
   /// Where the fine buckets are folded: each bound is 1.024 µs times a power of two and so the exact end of one.
-  private static let bounds: [(le: [UInt8], buckets: Int)] = [6, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 24, 27]
-    .map { power in
-      let bound = UInt64(1024) << UInt64(power)
-      let buckets = (0..<Histogram.buckets).first { Histogram.upperBound($0) == bound }
-      guard let buckets else { preconditionFailure("no bucket ends at 2^\(power) × 1.024 µs") }
-      var le: [UInt8] = []
-      le.put(seconds: bound)
-      return (le, buckets + 1)
-    }
+  private static let bounds: [(le: [UInt8], buckets: Int)] = [
+    6, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 24, 27,
+  ]
+  .map { power in
+    let bound = UInt64(1024) << UInt64(power)
+    let buckets = (0..<Histogram.buckets).first { Histogram.upperBound($0) == bound }
+    guard let buckets else { preconditionFailure("no bucket ends at 2^\(power) × 1.024 µs") }
+    var le: [UInt8] = []
+    le.put(seconds: bound)
+    return (le, buckets + 1)
+  }
 
   private func write(_ row: HistogramRow, to out: inout [UInt8]) {
     MetricsPage.begin(row.name, .histogram, row.help, to: &out)
@@ -299,7 +302,8 @@ extension MetricsPage {
       name: "skyproxy_client_aborts_total", kind: .counter, help: "Clients that left before their response ended.",
       value: { $0.workers.clientAborts }),
     ProcessRow(
-      name: "skyproxy_client_stalls_total", kind: .counter, help: "Clients given up because they stopped reading or sending.",
+      name: "skyproxy_client_stalls_total", kind: .counter,
+      help: "Clients given up because they stopped reading or sending.",
       value: { $0.workers.clientStalls }),
     ProcessRow(
       name: "skyproxy_requests_refused_total", kind: .counter, help: "Request heads refused as malformed or too large.",

@@ -14,3 +14,6 @@ package struct WakeHandle: BitwiseCopyable, Sendable {
     _ = write(fd, &one, 8)
   }
 }
+
+/// The clock of `RingIO.now`: nanoseconds since some point in the past, never set back (CLOCK_MONOTONIC).
+package func monotonicNanoseconds() -> UInt64 { sky_monotonic_ns() }

@@ -23,7 +23,9 @@ extension Worker where IO: ~Copyable {
     idleHeads[replica] = slot + 1
     idleCounts[replica] += 1
     parked += 1
-    wheel.set(slot, at: io.now + config.poolIdleNs)
+    // A fifth below what the replica states: never in use when it closes.
+    let stated = UInt64(connection.pointee.keepAliveSeconds) * 800_000_000
+    wheel.set(slot, at: io.now + min(config.poolIdleNs, stated))
     armReceive(slot, pollFirst: true)
   }
 

@@ -238,6 +238,10 @@ extension LoadBoard {
           inFlight[index].load(ordering: .relaxed) < limits[index]
         else { continue }
         inFlight[index].wrappingAdd(1, ordering: .acquiringAndReleasing)
+        guard gates[index].load(ordering: .acquiring) & (Gate.absent | Gate.draining) == 0 else {
+          inFlight[index].wrappingSubtract(1, ordering: .releasing)
+          continue
+        }
         cursor = UInt32(index) &+ 1
         return .replica(UInt32(index))
       }
@@ -265,6 +269,10 @@ extension LoadBoard {
     let start = from < count ? from : 0
     let firstBlock = start >> 4
     let firstLane = UInt32(start & 15)
+    // Vectors on both sides of every comparison: with a scalar on one side Swift 6.3 falls back to generic code.
+    let most = SIMD16<UInt32>(repeating: 8191)
+    let shutAll = SIMD16<UInt32>(repeating: .max)
+    let first = SIMD16<UInt32>(repeating: firstLane)
     let lanes = SIMD16<UInt32>(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
     var bestIndex = noSlot
     var bestKey = UInt32.max
@@ -277,11 +285,11 @@ extension LoadBoard {
       let shut = UnsafeRawPointer(gates + block << 4).load(as: SIMD16<UInt32>.self)
       let caps = UnsafeRawPointer(limits + block << 4).load(as: SIMD16<UInt32>.self)
       let scale = UnsafeRawPointer(scales + block << 4).load(as: SIMD16<UInt32>.self)
-      let clamped = loads.replacing(with: 8191, where: loads .> 8191)
+      let clamped = loads.replacing(with: most, where: loads .> most)
       var keys = (clamped &* scale) | shut
-      keys.replace(with: .max, where: loads .>= caps)
-      if visit == 0 { keys.replace(with: .max, where: lanes .< firstLane) }
-      if visit == blocks { keys.replace(with: .max, where: lanes .>= firstLane) }
+      keys.replace(with: shutAll, where: loads .>= caps)
+      if visit == 0 { keys.replace(with: shutAll, where: lanes .< first) }
+      if visit == blocks { keys.replace(with: shutAll, where: lanes .>= first) }
       let least = keys.min()
       if least < bestKey {
         bestKey = least
@@ -342,7 +350,10 @@ extension LoadBoard {
       guard now >= due else { continue }
       guard health[candidate].canary.compareExchange(expected: 0, desired: 1, ordering: .relaxed).exchanged else { continue }
       inFlight[candidate].wrappingAdd(1, ordering: .acquiringAndReleasing)
-      return UInt32(candidate)
+      // Draining may have begun meanwhile: nothing new may go there once it has been said to be empty.
+      if gates[candidate].load(ordering: .acquiring) == Gate.ejected { return UInt32(candidate) }
+      inFlight[candidate].wrappingSubtract(1, ordering: .releasing)
+      health[candidate].canary.store(0, ordering: .relaxed)
     }
     return nil
   }
@@ -421,11 +432,13 @@ extension LoadBoard {
     shared.pointee.policy.store(UInt32(policy.rawValue), ordering: .relaxed)
   }
 
-  /// Fills a free index with a replica and opens it. The index must be absent and carry nothing.
+  /// Fills a free index (`isFree`) with a replica and opens it.
   package func admit(
     _ index: Int, at address: SocketAddress, weight: Double, maxInFlight: UInt32, draining: Bool
   ) {
-    precondition(isFree(index), "a replica index was given away while in use")
+    // Not isFree: a racing pick that is about to be undone may show as one in flight for a moment.
+    precondition(
+      gates[index].load(ordering: .acquiring) & Gate.absent != 0, "a replica index was given away while in use")
     addresses[index] = address
     places[index].generation &+= 1
     health[index].consecutiveFailures.store(0, ordering: .relaxed)

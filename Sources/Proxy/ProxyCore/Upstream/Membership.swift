@@ -1,8 +1,8 @@
 // Which replica has which place on the load board. Replica lists come in (from the controller, or from --replica and
 // its resolver), places on the board are given and taken; everything that prints a replica's id asks here.
 //
-//              new in a list                    not in the next list                    in flight 0, and settled
-//   (no place) ─────────────▶ ready ⇄ draining ──────────────────────▶ leaving ─────────────────────────────────▶ (no place)
+//              new in a list                    not in the next list            in flight 0, and settled
+//   (no place) ─────────────▶ ready ⇄ draining ──────────────────────▶ leaving ─────────────────────────▶ (no place)
 //
 // Used by the admin thread alone, and by main before that thread starts. The one part others read is `names`.
 

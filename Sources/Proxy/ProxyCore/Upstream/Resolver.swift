@@ -117,7 +117,7 @@ package final class Resolver: @unchecked Sendable {
   private let intervalNs: UInt64
   private let lookup: @Sendable (String, UInt16) -> Result<[Endpoint], LookupError>
   private let deliver: @Sendable ([ReplicaEntry]) -> Void
-  private let waker: Waker
+  private let waker = WakeHandle()
   private let stopping = Atomic<Bool>(false)
   private var replicas: ResolvedReplicas
 
@@ -125,29 +125,27 @@ package final class Resolver: @unchecked Sendable {
   /// - Parameters:
   ///   - intervalNs: 0 = only now.
   ///   - deliver: called on the resolver's thread when something has changed.
-  package init?(
+  package init(
     _ sources: [ResolverSource], intervalNs: UInt64,
     lookup: @escaping @Sendable (String, UInt16) -> Result<[Endpoint], LookupError> = systemLookup,
     deliver: @escaping @Sendable ([ReplicaEntry]) -> Void
   ) {
-    guard let waker = Waker() else { return nil }
-    self.waker = waker
     self.intervalNs = intervalNs
     self.lookup = lookup
     self.deliver = deliver
     replicas = ResolvedReplicas(sources)
-    replicas.refresh(lookup, report: complain)
+    replicas.refresh(lookup, report: say)
     entries = replicas.entries
   }
 
   /// As of the start.
   package let entries: [ReplicaEntry]
 
-  /// False: there was no room for a thread. Does nothing where no name has to be looked up again.
+  /// False: there was no room for a thread or its descriptor. Does nothing where no name has to be looked up again.
   package func start() -> Bool {
     guard replicas.hasNames, intervalNs > 0 else { return true }
     // Never joined: it may be inside a look-up that takes longer than anyone wants to wait.
-    guard let thread = ControlThread.start("sky-resolver", { [self] in run() }) else { return false }
+    guard waker.fd >= 0, let thread = ControlThread.start("sky-resolver", { [self] in run() }) else { return false }
     thread.detach()
     return true
   }
@@ -160,13 +158,13 @@ package final class Resolver: @unchecked Sendable {
   private func run() {
     var known = entries
     while true {
-      var watched = pollfd(fd: waker.readEnd, events: Int16(POLLIN), revents: 0)
-      let due = monotonicNow() + intervalNs
-      while !stopping.load(ordering: .acquiring), monotonicNow() < due {
-        _ = poll(&watched, 1, Int32(clamping: (due - min(due, monotonicNow())) / 1_000_000 + 1))
+      var watched = pollfd(fd: waker.fd, events: Int16(POLLIN), revents: 0)
+      let due = monotonicNanoseconds() + intervalNs
+      while !stopping.load(ordering: .acquiring), monotonicNanoseconds() < due {
+        _ = poll(&watched, 1, Int32(clamping: (due - min(due, monotonicNanoseconds())) / 1_000_000 + 1))
       }
       if stopping.load(ordering: .acquiring) { return }
-      replicas.refresh(lookup, report: complain)
+      replicas.refresh(lookup, report: say)
       if stopping.load(ordering: .acquiring) { return }
       if replicas.entries != known {
         known = replicas.entries
@@ -179,7 +177,7 @@ package final class Resolver: @unchecked Sendable {
 /// The addresses of a name as the system knows them, in a stable order, each once.
 package func systemLookup(_ name: String, _ port: UInt16) -> Result<[Endpoint], LookupError> {
   var hints = addrinfo()
-  hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
+  hints.ai_socktype = SocketType.stream
   hints.ai_flags = AI_ADDRCONFIG  // no IPv6 addresses on a machine without IPv6
   var list: UnsafeMutablePointer<addrinfo>?
   let failure = getaddrinfo(name, nil, &hints, &list)

@@ -1,0 +1,142 @@
+// Corpus inputs, mutated at random: nothing crashes or reads beyond its bytes, and whatever passes is written as
+// something the proxy itself would take, with the same meaning. SKY_SEED=<number> replays a run.
+import Glibc
+import ProxyCore
+import Testing
+
+@Suite struct HttpMutationTests {
+  @Test func `mutated heads and bodies`() {
+    let seed = getenv("SKY_SEED").flatMap { UInt64(String(cString: $0)) } ?? UInt64.random(in: .min ... .max)
+    print("HttpMutationTests: SKY_SEED=\(seed)")
+    var random = SeededRandom(seed: seed)
+    var fields = FieldTable.allocate(capacity: 64)
+    defer { fields.deallocate() }
+    let cases = HttpCase.all
+    for round in 0..<30_000 {
+      var input = cases.randomElement(using: &random)!.input
+      for _ in 0..<Int.random(in: 0...4, using: &random) { mutate(&input, cases, &random) }
+      if input.count > 4000 { continue }
+      let origin: Comment = "seed \(seed), round \(round): \(escaped(input))"
+      let memory = GuardedBytes(input)
+      checkRequest(memory, &fields, origin, &random)
+      checkResponse(memory, &fields, origin, &random)
+      checkChunked(input, origin, &random)
+      var sectionBytes = 0
+      if parseTrailers(memory.base, memory.count, limits: HeadLimits(), fields: &fields, sectionBytes: &sectionBytes)
+        == .complete
+      {
+        let output = GuardedBytes(count: max(sectionBytes, 2))
+        #expect(writeTrailers(fields, memory.base, into: output.base, capacity: output.count) != nil, origin)
+      }
+    }
+  }
+}
+
+private let pieces: [[UInt8]] = [
+  "\r\n", "\r\n\r\n", "\r", "\n", "\0", " ", "\t", ":", ",", ";", "\"", "\\", "=", "%", "/", "*", "0", "f", "chunked",
+  "Connection: ", "Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n", "Host: a\r\n", "HTTP/1.0", "HTTP/1.1",
+  "http://", "@", "[", "]", "TE: trailers\r\n", "Upgrade: websocket\r\nConnection: upgrade\r\n", "close", "x-a",
+  "X-Request-Id: 7\r\n", "X-Forwarded-For: 1\r\n", "Expect: 100-continue\r\n", "5\r\nhello\r\n", "0\r\n",
+].map { Array($0.utf8) }
+
+private func mutate(_ input: inout [UInt8], _ cases: [HttpCase], _ random: inout SeededRandom) {
+  let at = Int.random(in: 0...input.count, using: &random)
+  switch Int.random(in: 0..<6, using: &random) {
+  case 0 where at < input.count: input[at] = UInt8.random(in: .min ... .max, using: &random)
+  case 1 where at < input.count: input.remove(at: at)
+  case 2: input.insert(contentsOf: pieces.randomElement(using: &random)!, at: at)
+  case 3:
+    let end = Int.random(in: at...input.count, using: &random)
+    input.insert(contentsOf: input[at..<end], at: Int.random(in: 0...input.count, using: &random))
+  case 4 where at < input.count: input.removeSubrange(at..<min(input.count, at + Int.random(in: 1...8, using: &random)))
+  default:
+    let other = cases.randomElement(using: &random)!.input
+    input.replaceSubrange(at..., with: other.suffix(Int.random(in: 0...other.count, using: &random)))
+  }
+}
+
+private func checkRequest(
+  _ memory: GuardedBytes, _ fields: inout FieldTable, _ origin: Comment, _ random: inout SeededRandom
+) {
+  var head = RequestHead()
+  guard parseRequestHead(memory.base, memory.count, limits: HeadLimits(), fields: &fields, head: &head) == .complete
+  else { return }
+  let settings = ["append", "replace", "off"].randomElement(using: &random)!
+  withContext([settings, Bool.random(using: &random) ? "via" : ""]) { context in
+    let output = GuardedBytes(count: head.headBytes + requestHeadGrowthMax)
+    guard
+      let written = writeRequestHead(head, fields, memory.base, context, into: output.base, capacity: output.count)
+    else {
+      Issue.record(origin)
+      return
+    }
+    let end = GuardedBytes(bytes(output.base, written.count))
+    var again = RequestHead()
+    let verdict = parseRequestHead(end.base, end.count, limits: HeadLimits(), fields: &fields, head: &again)
+    #expect(verdict == .complete, origin)
+    #expect(again.headBytes == written.count, origin)
+    #expect(again.method == head.method, origin)
+    #expect(again.framing == head.framing, origin)
+    #expect(again.contentLength == head.contentLength, origin)
+    #expect(again.wantsUpgrade == head.wantsUpgrade, origin)
+    #expect(again.acceptsTrailers == head.acceptsTrailers, origin)
+    #expect(again.keepAlive && !again.isHTTP10 && again.hasHost && again.authorityCount == 0, origin)
+    #expect(again.requestIdCount > 0, origin)
+    #expect(again.expectContinue == head.expectContinue, origin)
+    #expect(again.hostCount > 0, origin)
+  }
+}
+
+private func checkResponse(
+  _ memory: GuardedBytes, _ fields: inout FieldTable, _ origin: Comment, _ random: inout SeededRandom
+) {
+  let requestWasHead = Bool.random(using: &random)
+  let upgradeOffered = Bool.random(using: &random)
+  var head = ResponseHead()
+  func parse(_ memory: GuardedBytes) -> HeadVerdict {
+    parseResponseHead(
+      memory.base, memory.count, limits: HeadLimits(), requestWasHead: requestWasHead, upgradeOffered: upgradeOffered,
+      fields: &fields, head: &head)
+  }
+  guard parse(memory) == .complete else { return }
+  let first = head
+  let close = Bool.random(using: &random)
+  let output = GuardedBytes(count: head.headBytes + responseHeadGrowthMax)
+  guard
+    let written = writeResponseHead(
+      head, fields, memory.base, clientIsHTTP10: false, close: close, into: output.base, capacity: output.count)
+  else {
+    Issue.record(origin)
+    return
+  }
+  #expect(parse(GuardedBytes(bytes(output.base, written))) == .complete, origin)
+  #expect(head.headBytes == written, origin)
+  #expect(head.status == first.status, origin)
+  #expect(head.framing == first.framing, origin)
+  #expect(!head.hasForbiddenLength, origin)
+  if head.framing == .length { #expect(head.contentLength == first.contentLength, origin) }
+  if !head.isInterim, !head.isSwitching, head.framing != .untilClose { #expect(head.keepAlive == !close, origin) }
+}
+
+/// One feed and a torn one agree about everything.
+private func checkChunked(_ input: [UInt8], _ origin: Comment, _ random: inout SeededRandom) {
+  let memory = GuardedBytes(input)
+  var whole = ChunkedDecoder()
+  let once = whole.feed(memory.base, input.count)
+  let split = Int.random(in: 0...input.count, using: &random)
+  var torn = ChunkedDecoder()
+  let first = torn.feed(memory.base, split)
+  var consumed = first.consumed
+  var payload = first.payload
+  var verdict = first.verdict
+  if verdict == .more {
+    let second = torn.feed(memory.base + split, input.count - split)
+    consumed += second.consumed
+    payload += second.payload
+    verdict = second.verdict
+  }
+  #expect(consumed == once.consumed && payload == once.payload && verdict == once.verdict, origin)
+  var decoder = ChunkedDecoder()
+  let decoded = decoder.decode(memory.base, input.count)
+  #expect(decoded == once, origin)
+}

@@ -1,0 +1,292 @@
+// How unkind the world is: one table of probabilities and bounds per profile. A run draws its sizes within them.
+
+package struct Profile: Sendable {
+  package var name: String
+  // How much happens.
+  var clients = 4...16
+  var requestsPerClient = 1...6
+  var replicas = 1...4
+  /// Clients begin within this time.
+  var arrivalNs = 50 * Nanoseconds.millisecond
+  var bodyMax = 4_000
+  var responseMax = 20_000
+  /// A share of messages has bodies of this size instead.
+  var bigRate = 0.02
+  var bigMax = 150_000
+
+  // The ring.
+  var buffers = 32...128
+  var bufferBytes = [2048, 4096, 16_384]
+  /// Share of receives cut short, of receives that end early, of receives told "no buffer".
+  var shortReceives = 0.1
+  var endEarly = 0.02
+  var noBuffers = 0.0
+  var shortSends = 0.1
+  /// Share of completions held back, and for how long at most.
+  var late = 0.05
+  var lateNs = 200 * Nanoseconds.microsecond
+  var shuffles = true
+  var acceptErrors = 0.0
+  var socketErrors = 0.0
+  var sendErrors = 0.0
+  /// Cancels answered -EALREADY, or losing the race.
+  var cancelRaces = 0.3
+  /// The worker was kept from running: chance per turn and time.
+  var leaps = 0.002
+  var leapNs = 20 * Nanoseconds.millisecond
+
+  // The network.
+  var latencyNs = 500 * Nanoseconds.microsecond
+  var socketBuffers = [4096, 16_384, 65_536, 262_144]
+
+  // Clients.
+  var keepAlive = 0.8
+  var pipelining = 0.2
+  var http10 = 0.1
+  var chunkedRequests = 0.3
+  var expectContinue = 0.1
+  var dribbles = 0.05
+  var slowReaders = 0.05
+  var stoppedReaders = 0.0
+  var aborts = 0.0
+  var halfCloses = 0.0
+  var flaws = 0.0
+  var upgrades = 0.0
+  var lingers = 0.3
+
+  // Replicas.
+  var refused = 0.0
+  var slowConnects = 0.0
+  var resetsAfterConnect = 0.0
+  var deaths = 0.0
+  var malformed = 0.0
+  var hangs = 0.0
+  var earlyReplies = 0.0
+  var interim = 0.1
+  var streams = 0.2
+  var untilClose = 0.1
+  var closesAfter = 0.1
+  var idleCloses = 0.0
+  /// Closes just as the next request comes in.
+  var closesOnRequest = 0.0
+  var unsolicited = 0.0
+  var extraBytes = 0.0
+  var outages = 0.0
+
+  // The proxy.
+  /// Client slots; 0: more than there are clients.
+  var slots = 0...0
+  var queueSize = 64...64
+  /// Exchanges per replica at once; 0 = no limit.
+  var maxInFlight = [0]
+  var membership = 0.0
+  var drains = 0.0
+  var bodyLimit = [0]
+
+  /// Nothing goes wrong: every request must be answered by a replica.
+  var isCalm = false
+
+  package static let all: [Profile] = [
+    calm, choppy, abrupt, flaky, starved, crowded, churn, tunnels, malformed, stalls, chaos,
+  ]
+
+  package static func named(_ name: String) -> Profile? { all.first { $0.name == name } }
+
+  static let calm = {
+    var profile = Profile(name: "calm")
+    profile.isCalm = true
+    profile.leaps = 0
+    return profile
+  }()
+
+  static let choppy = {
+    var profile = Profile(name: "choppy")
+    profile.isCalm = true
+    profile.leaps = 0
+    profile.shortReceives = 0.7
+    profile.shortSends = 0.7
+    profile.endEarly = 0.3
+    profile.noBuffers = 0.05
+    profile.late = 0.4
+    profile.dribbles = 0.3
+    profile.socketBuffers = [64, 512, 4096]
+    profile.bodyMax = 2_000
+    profile.responseMax = 4_000
+    profile.bigMax = 30_000
+    profile.pipelining = 0.4
+    return profile
+  }()
+
+  static let abrupt = {
+    var profile = Profile(name: "abrupt")
+    profile.aborts = 0.5
+    profile.halfCloses = 0.2
+    profile.sendErrors = 0.02
+    profile.shortReceives = 0.3
+    profile.endEarly = 0.1
+    profile.late = 0.3
+    profile.streams = 0.5
+    profile.earlyReplies = 0.1
+    profile.maxInFlight = [0, 1, 2]
+    profile.upgrades = 0.05
+    return profile
+  }()
+
+  static let flaky = {
+    var profile = Profile(name: "flaky")
+    profile.refused = 0.1
+    profile.slowConnects = 0.1
+    profile.resetsAfterConnect = 0.05
+    profile.deaths = 0.25
+    profile.malformed = 0.08
+    profile.hangs = 0.02
+    profile.earlyReplies = 0.1
+    profile.idleCloses = 0.5
+    profile.closesOnRequest = 0.2
+    profile.unsolicited = 0.05
+    profile.extraBytes = 0.05
+    profile.outages = 0.3
+    profile.late = 0.3
+    profile.sendErrors = 0.02
+    profile.endEarly = 0.1
+    return profile
+  }()
+
+  static let starved = {
+    var profile = Profile(name: "starved")
+    profile.buffers = 4...12
+    profile.bufferBytes = [256, 1024, 4096]
+    profile.noBuffers = 0.2
+    profile.acceptErrors = 0.1
+    profile.socketErrors = 0.1
+    profile.slowReaders = 0.3
+    profile.stoppedReaders = 0.1
+    profile.endEarly = 0.2
+    profile.streams = 0.4
+    profile.aborts = 0.1
+    profile.deaths = 0.05
+    return profile
+  }()
+
+  static let crowded = {
+    var profile = Profile(name: "crowded")
+    profile.clients = 20...60
+    profile.requestsPerClient = 1...3
+    profile.slots = 2...12
+    profile.queueSize = 1...16
+    profile.maxInFlight = [1, 1, 2, 3]
+    profile.replicas = 1...3
+    profile.aborts = 0.1
+    profile.deaths = 0.05
+    profile.refused = 0.03
+    profile.arrivalNs = 20 * Nanoseconds.millisecond
+    return profile
+  }()
+
+  static let churn = {
+    var profile = Profile(name: "churn")
+    profile.membership = 0.15
+    profile.replicas = 1...5
+    profile.refused = 0.05
+    profile.outages = 0.2
+    profile.maxInFlight = [0, 1, 2, 5]
+    profile.drains = 0.2
+    profile.deaths = 0.05
+    profile.aborts = 0.05
+    profile.idleCloses = 0.2
+    profile.upgrades = 0.05
+    profile.requestsPerClient = 1...10
+    return profile
+  }()
+
+  static let tunnels = {
+    var profile = Profile(name: "tunnels")
+    profile.upgrades = 0.7
+    profile.aborts = 0.2
+    profile.halfCloses = 0.1
+    profile.deaths = 0.1
+    profile.late = 0.3
+    profile.endEarly = 0.1
+    profile.shortReceives = 0.3
+    profile.slowReaders = 0.2
+    profile.drains = 0.1
+    return profile
+  }()
+
+  static let malformed = {
+    var profile = Profile(name: "malformed")
+    profile.flaws = 0.5
+    profile.pipelining = 0.5
+    profile.malformed = 0.2
+    profile.extraBytes = 0.1
+    profile.unsolicited = 0.1
+    profile.dribbles = 0.2
+    profile.shortReceives = 0.4
+    profile.bodyLimit = [0, 3_000, 20_000]
+    profile.chunkedRequests = 0.5
+    return profile
+  }()
+
+  static let stalls = {
+    var profile = Profile(name: "stalls")
+    profile.slowReaders = 0.3
+    profile.stoppedReaders = 0.3
+    profile.dribbles = 0.2
+    profile.hangs = 0.1
+    profile.leaps = 0.02
+    profile.leapNs = 4 * Nanoseconds.second
+    profile.bigRate = 0.3
+    profile.bigMax = 400_000
+    profile.socketBuffers = [4096, 16_384]
+    profile.streams = 0.4
+    profile.expectContinue = 0.3
+    profile.maxInFlight = [0, 1, 3]
+    profile.slowConnects = 0.1
+    return profile
+  }()
+
+  static let chaos = {
+    var profile = Profile(name: "chaos")
+    profile.clients = 10...30
+    profile.buffers = 6...64
+    profile.bufferBytes = [256, 1024, 4096]
+    profile.shortReceives = 0.4
+    profile.shortSends = 0.4
+    profile.endEarly = 0.15
+    profile.noBuffers = 0.05
+    profile.late = 0.4
+    profile.acceptErrors = 0.05
+    profile.socketErrors = 0.02
+    profile.sendErrors = 0.02
+    profile.leaps = 0.01
+    profile.leapNs = 1 * Nanoseconds.second
+    profile.socketBuffers = [64, 512, 4096, 65_536]
+    profile.pipelining = 0.3
+    profile.dribbles = 0.15
+    profile.slowReaders = 0.15
+    profile.stoppedReaders = 0.05
+    profile.aborts = 0.2
+    profile.halfCloses = 0.1
+    profile.flaws = 0.1
+    profile.upgrades = 0.1
+    profile.refused = 0.05
+    profile.slowConnects = 0.05
+    profile.resetsAfterConnect = 0.03
+    profile.deaths = 0.12
+    profile.malformed = 0.05
+    profile.hangs = 0.02
+    profile.earlyReplies = 0.1
+    profile.idleCloses = 0.3
+    profile.closesOnRequest = 0.1
+    profile.unsolicited = 0.03
+    profile.extraBytes = 0.03
+    profile.outages = 0.2
+    profile.slots = 6...40
+    profile.queueSize = 2...64
+    profile.maxInFlight = [0, 1, 2, 4]
+    profile.membership = 0.05
+    profile.drains = 0.1
+    profile.bodyLimit = [0, 0, 20_000]
+    return profile
+  }()
+}

@@ -1,0 +1,213 @@
+// What the oracle knows of each request and of each answer a replica gave to it.
+
+import ProxyCore
+
+enum Method: String, CaseIterable {
+  case get = "GET"
+  case head = "HEAD"
+  case post = "POST"
+  case put = "PUT"
+  case delete = "DELETE"
+  case patch = "PATCH"
+
+  /// RFC 9110 9.2.2: doing it twice is doing it once.
+  var isIdempotent: Bool { self != .post && self != .patch }
+}
+
+/// What is wrong with a request on purpose.
+enum Flaw: CaseIterable {
+  case none
+  // Of the head: nothing may reach a replica.
+  case method, version, oldVersion, noHost, twoHosts, length, lengths, lengthAndCoding, coding, fold, control, bareLine
+  case longTarget, longHead, space, connect
+  // Of the body: a replica may see the beginning, never the end.
+  case chunkSize, chunkEnd, chunkLine, tooLong, truncated
+
+  var isOfHead: Bool {
+    switch self {
+    case .none, .chunkSize, .chunkEnd, .chunkLine, .tooLong, .truncated: false
+    case .method, .version, .oldVersion, .noHost, .twoHosts, .length, .lengths, .lengthAndCoding, .coding, .fold,
+      .control, .bareLine, .longTarget, .longHead, .space, .connect:
+      true
+    }
+  }
+}
+
+/// One answer as a replica planned it.
+struct Plan {
+  var execution: Int
+  var status: Int
+  var framing = Framing.none
+  /// Content bytes.
+  var length = 0
+  /// It ends as it should; otherwise a client must not take it for complete.
+  var isWhole = true
+  /// The head is sent in full and is valid.
+  var hasHead = true
+  var tunnels = false
+}
+
+/// What became of a request, as its client saw it.
+enum Outcome: Equatable {
+  case open
+  /// By a replica, in full.
+  case answered
+  /// By the proxy itself.
+  case local(Int)
+  /// The connection ended first.
+  case closed
+}
+
+final class RequestRecord {
+  let id: Int
+  unowned let link: Link
+  let method: Method
+  var flaw = Flaw.none
+  var isHTTP10 = false
+  var keepAlive = true
+  var framing = Framing.none
+  var bodyLength = 0
+  var expects = false
+  var upgrades = false
+  /// Everything has been given to the network by the client.
+  var isSent = false
+  var outcome = Outcome.open
+
+  /// Connections on which the head was offered; the last is the present attempt.
+  var attempts: [Attempt] = []
+  /// Complete requests that replicas have read.
+  var executions = 0
+  var plans: [Plan] = []
+  var interimsSent = 0
+  var interimsSeen = 0
+  /// Something may rightly keep it from being answered.
+  var trouble = false
+  /// Sent on a connection on which bytes nobody asked for were under way: what comes back is beyond the proxy's control.
+  var isPoisoned = false
+
+  var requestKey: UInt64 { mix(UInt64(id) << 20) }
+  func responseKey(_ execution: Int) -> UInt64 { mix(UInt64(id) << 20 | UInt64(execution) << 1 | 1) }
+
+  init(id: Int, link: Link, method: Method) {
+    self.id = id
+    self.link = link
+    self.method = method
+  }
+}
+
+struct Attempt {
+  var link: Int
+  /// Bytes of it that the replica's socket has accepted.
+  var accepted = 0
+  /// Bytes the proxy has read in answer.
+  var answered = 0
+  var offeredAt: UInt64
+}
+
+// MARK: - What the oracle hears from the sockets
+
+extension World {
+  /// A send to a replica is queued; `slice` is its first piece. A head says whose request it is.
+  func offer(_ link: Link, _ slice: IOSlice) {
+    guard let id = requestID(UnsafeRawBufferPointer(start: slice.base, count: slice.count)) else { return }
+    guard id < requests.count else {
+      fail("a request that nobody made was sent to a replica: \(id)")
+      return
+    }
+    let request = requests[id]
+    log("offer: request, link", id, link.id)
+    if request.flaw.isOfHead { fail("request \(id) is refused for its head (\(request.flaw)), yet was sent to a replica") }
+    if let last = request.attempts.last {
+      let before = request.attempts.contains { $0.accepted > 0 }
+      if before && !request.method.isIdempotent {
+        fail("\(request.method.rawValue) \(id) is sent again though a replica's socket had accepted bytes of it")
+      }
+      if request.attempts.contains(where: { $0.answered > 0 }) {
+        fail("request \(id) is sent again though an answer had begun")
+      }
+      if last.link == link.id { fail("request \(id) is sent twice on link \(link.id)") }
+    }
+    if link.offers > 0, let replica = replica(of: link), replica.leftTurn < turn {
+      fail("request \(id) went to a parked connection of a replica that drains or has left")
+    }
+    if link.unaskedFrom < .max {
+      if link.toProxy.read > link.unaskedFrom && link.offered?.isPoisoned != true {
+        fail("request \(id) was sent on link \(link.id), which had said something unasked")
+      }
+      request.isPoisoned = true
+      request.trouble = true
+    }
+    request.attempts.append(Attempt(link: link.id, offeredAt: now))
+    link.offered = request
+    link.offers += 1
+    link.answered = 0
+    if request.link.goneTurn >= 0 && request.link.goneTurn < turn {
+      fail("request \(id) was sent to a replica after its client had gone")
+    }
+  }
+
+  /// A number behind "/r/" in a request line that `bytes` begin with.
+  private func requestID(_ bytes: UnsafeRawBufferPointer) -> Int? {
+    guard bytes.count > 8, bytes[0] >= 0x41, bytes[0] <= 0x5A else { return nil }
+    var index = 0
+    while index < 8, bytes[index] != 0x20 { index += 1 }
+    guard index + 4 < bytes.count, bytes[index] == 0x20, bytes[index + 1] == 0x2F, bytes[index + 2] == 0x72,
+      bytes[index + 3] == 0x2F
+    else { return nil }
+    index += 4
+    var id = 0
+    while index < bytes.count, bytes[index] >= 0x30, bytes[index] <= 0x39 {
+      id = id * 10 + Int(bytes[index] - 0x30)
+      index += 1
+    }
+    return id
+  }
+
+  func replica(of link: Link) -> SimReplica? {
+    link.replicaIndex >= 0 ? allReplicas[link.replicaIndex] : nil
+  }
+
+  /// A socket has accepted bytes from the engine.
+  func tellAccepted(_ link: Link, _ count: Int) {
+    guard link.side == .replica, let request = link.offered else { return }
+    if let last = request.attempts.lastIndex(where: { $0.link == link.id }) { request.attempts[last].accepted += count }
+    request.link.givenForClient += count
+  }
+
+  /// The engine is handed what a receive has brought.
+  func tellReceive(_ link: Link, _ result: Int32) {
+    if result > 0 {
+      link.takenByProxy += Int(result)
+      link.lastTaken = now
+      if link.side == .replica, let request = link.offered {
+        link.answered += Int(result)
+        if let last = request.attempts.lastIndex(where: { $0.link == link.id }) {
+          request.attempts[last].answered += Int(result)
+        }
+        request.link.takenForClient += Int(result)
+      }
+      return
+    }
+    if link.side == .replica, result != -105, result != -125 { link.offered?.trouble = true }
+    guard link.side == .client, !link.stopped else { return }
+    if result == 0 {
+      link.toldEnd = true
+      toldGone.append(link)
+    } else if result != -105 && result != -125 {
+      markGone(link)
+    }
+  }
+
+  /// The engine is told how a send has ended.
+  func tellSend(_ link: Link, _ result: Int, _ total: Int) {
+    guard result < total, !link.stopped else { return }
+    if link.side == .client { markGone(link) } else { link.offered?.trouble = true }
+  }
+
+  private func markGone(_ link: Link) {
+    guard link.goneTurn < 0 else { return }
+    log("proxy knows the client is gone: link", link.id)
+    link.goneTurn = turn
+    toldGone.append(link)
+  }
+}

@@ -1,0 +1,288 @@
+// One run: a world drawn from a seed, a worker in it, the clients' and replicas' lives, and after every turn the
+// invariants that must hold whatever happens.
+
+import ProxyCore
+import Synchronization
+
+/// What requests must fit, and what they may not.
+struct SimLimits {
+  static let headBytes = 8192
+  static let targetBytes = 4096
+  /// 0 = no limit.
+  var bodyMax: Int
+}
+
+package struct SimResult {
+  package var failure: String?
+  package var requests = 0
+  package var answered = 0
+  package var local = 0
+  package var turns = 0
+  /// Simulated nanoseconds.
+  package var time: UInt64 = 0
+  package var tail: [String] = []
+}
+
+package struct Simulation: ~Copyable {
+  /// Turns after which a run is taken for one that spins.
+  private static let turnsMax = 400_000
+  /// Longer than any chain of deadlines a request can meet.
+  private static let clientBound = 900 * Nanoseconds.second
+
+  private let profile: Profile
+  private let world: World
+  private let board: LoadBoard
+  private let counters: CounterSet
+  private let control: UnsafeMutablePointer<WorkerControl>
+  private let config: EngineConfig
+  private var worker: Worker<SimIO>
+  private var chance: Chance
+  private var clients: [SimClient] = []
+  /// Replica of each index of the board, and the highest limit it has had.
+  private var members: [SimReplica?]
+  private var limitHigh: [UInt32]
+  private var nextChange = UInt64.max
+  private var changesLeft = 0
+  private var drainsAt = UInt64.max
+  private var draining = false
+
+  package init(seed: UInt64, profile: Profile, verbose: Bool = false) {
+    self.profile = profile
+    chance = Chance(seed: mix(seed) ^ 0x51)
+    world = World(seed: mix(seed), profile: profile)
+    world.trace.verbose = verbose
+    CrashReport.watch(world, seed: seed, profile: profile)
+    board = LoadBoard(capacity: 16)
+    board.setPolicy(chance.hit(0.3) ? .roundRobin : .leastLoad)
+    counters = CounterSet(replicas: board.capacity)
+    control = mapZeroed(1)
+    members = Array(repeating: nil, count: board.capacity)
+    limitHigh = Array(repeating: 0, count: board.capacity)
+    config = Simulation.drawConfig(profile, world.bufferBytes, &chance)
+    let plan = MemoryPlan(config: config, buffers: world.bufferCount, bufferBytes: world.bufferBytes)
+    world.completionRoom = plan.completions
+    worker = Worker(io: SimIO(world), config: config, board: board, counters: counters, control: control, log: nil)
+    worker.listen(on: World.listener)
+    for place in 0..<chance.within(profile.replicas.lowerBound, profile.replicas.upperBound) { admit(place) }
+    let limits = SimLimits(bodyMax: Int(config.bodyBytesMax))
+    for number in 0..<chance.within(profile.clients.lowerBound, profile.clients.upperBound) {
+      let client = SimClient(number: number, world: world, chance: chance.fork(), limits: limits)
+      clients.append(client)
+      client.start(world, after: chance.delay(profile.arrivalNs), bound: Simulation.clientBound)
+    }
+    if chance.hit(profile.membership * 5) {
+      nextChange = world.now
+      changesLeft = chance.within(1, 30)
+    }
+    if chance.hit(profile.drains) { drainsAt = world.now + chance.delay(profile.arrivalNs * 4) }
+  }
+
+  private static func drawConfig(_ profile: Profile, _ bufferBytes: Int, _ chance: inout Chance) -> EngineConfig {
+    var config = EngineConfig()
+    let slots = chance.within(profile.slots.lowerBound, profile.slots.upperBound)
+    config.maxConnections = slots == 0 ? profile.clients.upperBound + 4 : slots
+    config.queueSize = chance.within(profile.queueSize.lowerBound, profile.queueSize.upperBound)
+    config.headBytesMax = SimLimits.headBytes
+    config.targetBytesMax = SimLimits.targetBytes
+    config.bodyBytesMax = UInt64(chance.pick(profile.bodyLimit))
+    let second = Nanoseconds.second
+    config.queueTimeoutNs = (profile.isCalm ? 60 : 3) * second
+    config.headTimeoutNs = (profile.isCalm ? 10 : 2) * second
+    config.idleTimeoutNs = 6 * second
+    config.connectTimeoutNs = 1500 * Nanoseconds.millisecond
+    config.responseTimeoutNs = (profile.isCalm ? 60 : 8) * second
+    config.streamTimeoutNs = (profile.isCalm ? 60 : 5) * second
+    config.tunnelTimeoutNs = 10 * second
+    config.lingerNs = 300 * Nanoseconds.millisecond
+    config.poolIdleNs = chance.pick([3 * second, 200 * Nanoseconds.millisecond, 5 * Nanoseconds.millisecond])
+    config.poolSize = chance.pick([1, 2, 64])
+    config.halfCloseGraceNs = chance.pick([0, 10 * Nanoseconds.millisecond])
+    config.halfCloseAnswers = chance.hit(0.2)
+    config.maxAttempts = chance.within(1, 4)
+    config.forwarded = chance.hit(0.5) ? .append : .replace
+    config.streamWindow = UInt32(max(2 * bufferBytes, chance.pick([4096, 16_384, 65_536])))
+    config.retryPercent = UInt32(chance.pick([0, 20, 100]))
+    return config
+  }
+
+  // MARK: membership
+
+  private mutating func admit(_ place: Int) {
+    let replica = SimReplica(index: world.allReplicas.count, place: place, chance: chance.fork())
+    world.allReplicas.append(replica)
+    world.replicas[replica.address.storage.0] = replica
+    members[place] = replica
+    let limit = UInt32(chance.pick(profile.maxInFlight))
+    limitHigh[place] = limit == 0 ? .max : limit
+    counters.reset(place)
+    world.log("admit: index, replica, limit", place, replica.index, Int(limit))
+    board.admit(
+      place, at: replica.address, weight: chance.pick([1, 1, 2, 0.5]), maxInFlight: limit, draining: false)
+  }
+
+  /// As the admin thread would, between two turns.
+  private mutating func changeMembership() {
+    guard world.now >= nextChange, changesLeft > 0 else { return }
+    changesLeft -= 1
+    nextChange = world.now + chance.delay(200 * Nanoseconds.millisecond)
+    let place = chance.below(6)
+    guard let replica = members[place] else {
+      if board.isFree(place) { admit(place) }
+      return
+    }
+    switch chance.below(6) {
+    case 0:
+      let limit = UInt32(chance.pick(profile.maxInFlight))
+      limitHigh[place] = max(limitHigh[place], limit == 0 ? .max : limit)
+      board.adjust(place, weight: chance.pick([1, 2, 0.25]), maxInFlight: limit)
+    case 1, 2:
+      let drains = replica.leftTurn == .max
+      world.log(drains ? "draining: index" : "not draining: index", place)
+      board.setDraining(place, drains)
+      replica.leftTurn = drains ? world.turn : .max
+    default:
+      world.log("remove: index", place)
+      board.remove(place)
+      replica.leftTurn = min(replica.leftTurn, world.turn)
+      members[place] = nil
+      // Another replica takes the index at once, if it may.
+      if chance.hit(0.5) && board.isFree(place) { admit(place) }
+    }
+  }
+
+  // MARK: running
+
+  package mutating func run() -> SimResult {
+    while world.failure == nil && !clients.allSatisfy(\.isDone) {
+      step()
+      if world.isIdle && world.failure == nil && !clients.allSatisfy(\.isDone) {
+        world.fail("nothing will ever happen again, yet clients wait")
+      }
+    }
+    // Everybody has left: whatever was in use must come home.
+    let end = world.now + 60 * Nanoseconds.second
+    while world.failure == nil && !(isHome && (!draining || worker.isFinished)) && world.now < end && !world.isIdle {
+      step()
+    }
+    if world.failure == nil { checkEnd() }
+    for link in world.links { link.peer = nil }
+    var result = SimResult(failure: world.failure)
+    result.requests = world.requests.count
+    for request in world.requests {
+      switch request.outcome {
+      case .answered: result.answered += 1
+      case .local: result.local += 1
+      case .open, .closed: break
+      }
+    }
+    result.turns = world.turn
+    result.time = world.now
+    if world.failure != nil { result.tail = world.trace.tail(200) }
+    CrashReport.unwatch()
+    return result
+  }
+
+  private mutating func step() {
+    world.toldGone.removeAll(keepingCapacity: true)
+    worker.turn()
+    if world.failure == nil { checkTurn() }
+    changeMembership()
+    if world.now >= drainsAt && !draining {
+      draining = true
+      world.log("drain")
+      control.pointee.command.store(1, ordering: .releasing)
+      world.wakeWorker()
+    }
+    if draining && world.listening && worker.isFinished { world.stopListening() }
+  }
+
+  private var isHome: Bool {
+    let leaks = worker.leaks
+    return leaks.connections == 0 && leaks.exchanges == 0 && leaks.segments == 0 && leaks.blocks == 0
+      && leaks.buffersOut == 0 && world.inFlight <= 2
+  }
+
+  // MARK: invariants
+
+  private func checkTurn() {
+    if world.turn > Simulation.turnsMax { world.fail("too many turns: the worker spins") }
+    let exchanges = Int(board.shared.pointee.exchanges.load(ordering: .relaxed))
+    let queued = Int(board.shared.pointee.queued.load(ordering: .relaxed))
+    var inFlight = 0
+    for place in 0..<board.count {
+      let load = board.inFlight[place].load(ordering: .relaxed)
+      inFlight += Int(load)
+      // A canary to an ejected replica comes on top.
+      if UInt64(load) > UInt64(limitHigh[place]) + 1 {
+        world.fail("replica index \(place) has \(load) exchanges, its limit is \(limitHigh[place])")
+      }
+    }
+    if exchanges != inFlight + queued {
+      world.fail("\(exchanges) exchanges are open, but \(inFlight) leases are out and \(queued) wait")
+    }
+    let parked = Int(counters.worker.pointee.upstreamsParked)
+    if world.openUpstreams > parked + inFlight {
+      world.fail("\(world.openUpstreams) replica connections for \(inFlight) exchanges and \(parked) parked ones")
+    }
+    var live = 0
+    for client in clients where client.link.fd >= 0 && !client.link.proxyClosed && client.link.goneTurn < 0 {
+      live += 1
+      checkHeld(client.link)
+    }
+    if exchanges > live { world.fail("\(exchanges) exchanges are open for \(live) clients that are still there") }
+    for link in world.toldGone { checkGone(link) }
+  }
+
+  /// Back-pressure: what the proxy has taken for, or from, one client and not yet passed on.
+  private func checkHeld(_ link: Link) {
+    guard !link.stopped else { return }
+    let slack = 4 * world.bufferBytes + 32_768
+    let window = Int(config.streamWindow) * 5 / 4 + slack
+    let down = link.takenForClient - link.acceptedFromProxy
+    if down > window, isStreaming(link) { world.fail("\(down) bytes of answers are held for link \(link.id), a window is \(config.streamWindow)") }
+    let up = link.takenByProxy - link.givenForClient
+    if up > window, isStreaming(link) { world.fail("\(up) bytes of requests are held for link \(link.id), a window is \(config.streamWindow)") }
+  }
+
+  /// Neither end of the client's present request has been given up, and all that was taken is still wanted.
+  private func isStreaming(_ link: Link) -> Bool {
+    guard !link.proxyShutWrite, let client = link.peer as? SimClient else { return false }
+    return client.script.allSatisfy { request in
+      !request.isHTTP10 && request.flaw == .none && request.attempts.count <= 1
+        && request.attempts.allSatisfy { !world.links[$0.link].stopped || request.outcome == .answered }
+    }
+  }
+
+  /// DESIGN rule 8: the client has left, so its replica connection ends in the same turn.
+  private func checkGone(_ link: Link) {
+    guard let client = link.peer as? SimClient, !link.proxyShutWrite else { return }
+    for request in client.script {
+      guard let attempt = request.attempts.last else { continue }
+      let upstream = world.links[attempt.link]
+      guard upstream.offered === request, !request.isPoisoned, !request.upgrades, !upstream.stopped, !upstream.proxyClosed else { continue }
+      let isAnswered = !request.plans.isEmpty && upstream.toProxy.read >= min(upstream.toProxy.accepted, upstream.unaskedFrom)
+      if isAnswered { continue }
+      if link.goneTurn == world.turn {
+        world.fail("link \(link.id)'s client has gone, but the replica of request \(request.id) still works for it")
+      } else if link.toldEnd, !config.halfCloseAnswers, request.isSent,
+        world.now > max(link.lastTaken, attempt.offeredAt) + config.halfCloseGraceNs + 1_000_000
+      {
+        world.fail("link \(link.id)'s client has closed, but the replica of request \(request.id) still works for it")
+      }
+    }
+  }
+
+  private func checkEnd() {
+    let leaks = worker.leaks
+    if !isHome { world.fail("not everything came home: \(leaks), \(world.inFlight) operations in flight") }
+    if world.lentNow != 0 { world.fail("\(world.lentNow) buffers are still lent") }
+    for place in 0..<board.count where board.inFlight[place].load(ordering: .relaxed) != 0 {
+      world.fail("replica index \(place) still has exchanges")
+    }
+    if board.shared.pointee.exchanges.load(ordering: .relaxed) != 0 { world.fail("exchanges are still open") }
+    if board.shared.pointee.queued.load(ordering: .relaxed) != 0 { world.fail("exchanges still wait") }
+    if board.shared.pointee.connections.load(ordering: .relaxed) != 0 { world.fail("connections are still counted") }
+    if draining && !worker.isFinished { world.fail("draining does not end") }
+    for link in world.links where link.fd >= 0 && !link.proxyClosed { world.fail("descriptor of link \(link.id) leaks") }
+  }
+}
