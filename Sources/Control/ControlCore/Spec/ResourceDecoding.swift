@@ -11,6 +11,11 @@ import Yaml
 extension ResourceChoice {
   /// `extra` adds to every candidate what other sections of the file ask for.
   init(decoding section: YamlNode, extra: (inout ResourceSpec) -> Void = { _ in }) throws(SpecError) {
+    for part in [section] + (section["any_of"]?.list ?? []) + (section["ordered"]?.list ?? []) {
+      if let gpus = part["gpus"], part["accelerators"] != nil {
+        throw SpecError(.config, mark: gpus.mark, "Cannot specify both gpus and accelerators in config.")
+      }
+    }
     var section = section.withGpusNamed
     for key in ["any_of", "ordered"] {
       if let list = section[key]?.list {
@@ -22,11 +27,6 @@ extension ResourceChoice {
     try self.init(overlaying: checked)
     var list = all
     for index in list.indices { extra(&list[index]) }
-    // Equal candidates are one.
-    if case .anyOf = self {
-      var seen: Set<ResourceSpec> = []
-      list = list.filter { seen.insert($0).inserted }
-    }
     all = list
   }
 
@@ -242,7 +242,7 @@ extension ResourceSpec {
       accelerator = try Accelerator(item)
       if !item.named { foundByMemory = true }
     }
-    placeTpu()
+    if let item { try placeTpu(at: item.mark) }
     if let node = node["autostop"] { autostop = try Self.autostop(node) }
     priority = node["priority"]?.whole
     priorityClass = node["priority_class"]?.string
@@ -331,10 +331,13 @@ extension ResourceSpec {
   }
 
   /// TPUs exist on Google's cloud only.
-  private mutating func placeTpu() {
+  private mutating func placeTpu(at mark: YamlMark) throws(SpecError) {
     guard let name = accelerator?.name.lowercased(), name.contains("tpu") else { return }
     if infra.cloud == nil { infra.cloud = "gcp" }
-    guard infra.cloud == "gcp" else { return }
+    guard infra.cloud == "gcp" else {
+      if infra.cloud == "kubernetes" { return }
+      throw SpecError(.value, mark: mark, "Cloud must be GCP or Kubernetes for TPU accelerators.")
+    }
     var args: [PlainValue.Member] = []
     if case .map(let list) = acceleratorArgs { args = list }
     if !args.contains(where: { $0.key == "runtime_version" }) {

@@ -28,7 +28,8 @@ extension TaskSpec {
   ) throws(SpecError) {
     let documents: [YamlNode]
     do throws(YamlError) { documents = try parseYamlStream(bytes, name: file) } catch {
-      throw SpecError(.value, name: file, mark: error.mark, error.message, cure: error.hint)
+      throw SpecError(
+        .value, name: file, mark: error.mark, error.hint.isEmpty ? error.message : "\(error.message). \(error.hint)")
     }
     if documents.count > 1 {
       throw SpecError(
@@ -160,11 +161,11 @@ extension TaskSpec {
   }
 
   private mutating func readNodes(_ node: YamlNode?, _ given: Int?) throws(SpecError) {
-    numNodes = given ?? node?.whole ?? 1
-    if numNodes <= 0 {
+    numNodes = given ?? node?.int ?? 1
+    if numNodes <= 0 || (given == nil && node != nil && node?.int == nil) {
       throw SpecError(
         .value, mark: given == nil ? node?.mark ?? .none : .none,
-        "num_nodes should be a positive int. Got: \(numNodes)")
+        "num_nodes should be a positive int. Got: \(given.map(String.init) ?? node?.pythonText ?? "0")")
     }
   }
 
