@@ -38,8 +38,8 @@ import Yaml
     scaler.tick([], now: 0)
     #expect(scaler.nextTick(now: 1) == 5)
     // Whoever comes is noticed at once and not only at the next look.
-    scaler.observe(arrivals: 1, at: 1)
-    #expect(scaler.nextTick(now: 1) == 1)
+    scaler.observe(arrivals: 1, at: 0.5)
+    #expect(scaler.nextTick(now: 0.5) == 1)
     scaler.tick([], now: 1)
     #expect(scaler.target == 1 && scaler.decisions([], activeVersions: []) == [.launch(spot: nil)])
     #expect(scaler.nextTick(now: 2) == 21)

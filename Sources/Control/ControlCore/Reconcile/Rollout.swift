@@ -20,8 +20,12 @@ package enum Rollout {
       if ready >= wanted { return old }
       return ScaleDownOrder.first(old.count - (wanted - ready), of: old)
     case .blueGreen:
-      guard let first = activeVersions.min() else { return [] }
-      return old.filter { $0.version < first }
+      // A version in between that has not served yet is superseded: it would only add to the surge.
+      guard let first = activeVersions.min() else {
+        let newest = old.map(\.version).max() ?? latest
+        return old.filter { $0.version < newest && $0.isOnItsWay }
+      }
+      return old.filter { $0.version < first || ($0.version > first && $0.isOnItsWay) }
     }
   }
 

@@ -62,6 +62,12 @@ package struct Autoscaler: Hashable, Codable, Sendable {
     if case .perReplica = spec.policy.targetQps { target = max(target, wanted([], now: now)) }
   }
 
+  /// For an older version that works, while a newer one does not: as many as that should have had.
+  mutating func standIn(target: Int) {
+    self.target = clipped(target)
+    latestWasReady = true
+  }
+
   package mutating func observe(arrivals: Int, at now: Double) { rate.add(arrivals, at: now) }
 
   /// Remembers that the version works. Called with every look at the replicas, ticks or not.
@@ -73,8 +79,9 @@ package struct Autoscaler: Hashable, Codable, Sendable {
   package func nextTick(now: Double) -> Double {
     guard let lastTick else { return now }
     guard finalTarget == 0 else { return lastTick + Self.tickSeconds }
-    // Whoever asks while nothing runs is waiting already.
-    return rate.count(now: now) > 0 && spec.policy.targetQps != nil ? now : lastTick + Self.tickSecondsAtZero
+    // Whoever asks while nothing runs is waiting already. Not more often than every second: the target may stay 0.
+    let asked = rate.count(now: now) > 0 && spec.policy.targetQps != nil
+    return lastTick + (asked ? 1 : Self.tickSecondsAtZero)
   }
 
   /// One look at the load.
@@ -127,8 +134,8 @@ extension Autoscaler {
       sum += qps
       if sum > load { return clipped(index + 1) }
     }
-    // The ready ones do not carry it alone; what is on its way will.
-    return clipped(ready.count + Self.whole(((load - sum) / best).rounded(.up)))
+    // The ready ones do not carry it alone, but with what is on its way they will: nothing to add.
+    return clipped(ready.count)
   }
 
   private static func whole(_ value: Double) -> Int { Int(min(max(value, 0), 1e9)) }

@@ -24,6 +24,8 @@ package struct ScalingReplica: Hashable, Sendable {
 
   package var isAlive: Bool { !status.isTerminal }
   package var isReady: Bool { status == .ready }
+  /// Has never served.
+  package var isOnItsWay: Bool { status == .pending || status == .provisioning || status == .starting }
 }
 
 package enum ScaleDownOrder {
