@@ -12,6 +12,11 @@ struct Chance: RandomNumberGenerator {
     state = seed
   }
 
+  init(seed: UInt64) {
+    self.seed = seed
+    state = seed
+  }
+
   // SplitMix64.
   mutating func next() -> UInt64 {
     state &+= 0x9E37_79B9_7F4A_7C15

@@ -47,3 +47,6 @@ extension PlainValue {
     }
   }
 }
+
+/// The controller's word for a replica, not the proxy's message of the same name.
+typealias ReplicaStatus = ControlCore.ReplicaStatus
