@@ -297,17 +297,19 @@ struct Fleet {
     targetMax = max(targetMax, after.scaler.finalTarget, before.scaler.finalTarget)
     let alive = after.replicas.values.count { !$0.status.isTerminal }
     let factor = after.versions.values.contains { $0.service.usesOndemandFallback } ? 4 : 2
-    if alive > factor * targetMax { problem("\(alive) replicas for a target of \(targetMax)") }
+    if alive > factor * targetMax { problem("\(alive) replicas for a target of \(targetMax): \(Self.text(before)) -> \(Self.text(after))") }
     // Our own decisions never take more than is promised.
     let given = after.replicas.values.filter { record in
       // Still ready when it was chosen: what failed in the same moment was not ours to keep.
+      // One of a version that takes no requests yet is nobody's loss.
       record.down != nil && record.readyNow && before.replicas[record.id]?.status == .ready
+        && before.service.activeVersions.contains(record.version)
         && (record.cause == .scaleDown || record.cause == .outdated)
     }.count
     if given > 0, after.service.desired == .running {
       let ready = after.replicas.values.count { $0.status == .ready }
       let promised = min(after.scaler.spec.policy.minReplicas, ready + given)
-      if ready < promised { problem("\(ready) ready where \(promised) are promised; \(plan.events)") }
+      if ready < promised { problem("\(ready) ready where \(promised) are promised: \(Self.text(before)) -> \(Self.text(after))") }
     }
     if after.service.nextReplicaID < before.service.nextReplicaID { problem("ids go back") }
     for id in after.replicas.keys where id >= after.service.nextReplicaID { problem("id \(id) was not given out") }
@@ -324,6 +326,14 @@ struct Fleet {
   /// A second look may only go on from what the first one decided.
   private mutating func checkRepeat(_ first: ServiceState, _ second: ServiceState) {
     if second.service.nextReplicaID > first.service.nextReplicaID { problem("a second look launches more") }
+  }
+
+  static func text(_ state: ServiceState) -> String {
+    let replicas = state.replicas.values.sorted { $0.id < $1.id }.map { record in
+      "\(record.id):v\(record.version):\(record.status.rawValue)" + (record.cause.map { ":\($0.rawValue)" } ?? "")
+    }
+    return "target \(state.scaler.finalTarget) v\(state.scaler.version) \(state.scaler.mode.rawValue) active "
+      + "\(state.service.activeVersions) [\(replicas.joined(separator: " "))]"
   }
 
   /// Everything is as it should be, and nothing else is there.

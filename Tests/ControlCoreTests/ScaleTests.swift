@@ -133,12 +133,16 @@ import Yaml
 
   @Test func blueGreenWaitsForItsOwnMinimum() {
     let replicas = ready(1...3) + ready(4...4, version: 2)
-    func active(_ mode: UpdateMode, _ replicas: [ScalingReplica]) -> [Int] {
-      Rollout.activeVersions(replicas, mode: mode) { $0 == 2 ? 2 : 3 }
+    func active(_ mode: UpdateMode, _ replicas: [ScalingReplica], before: [Int] = []) -> [Int] {
+      Rollout.activeVersions(replicas, latest: 2, mode: mode, before: before) { $0 == 2 ? 2 : 4 }
     }
     #expect(active(.rolling, replicas) == [1, 2] && active(.blueGreen, replicas) == [1])
     #expect(active(.blueGreen, replicas + ready(5...5, version: 2)) == [2])
-    #expect(active(.blueGreen, []) == [])
+    #expect(active(.blueGreen, []) == [] && active(.blueGreen, ready(4...4, version: 2)) == [2])
+    // A rolling update was under way when a blue-green one came: both versions go on serving.
+    let mixed = ready(1...1) + ready(2...2, version: 2) + ready(3...3, version: 3)
+    #expect(
+      Rollout.activeVersions(mixed, latest: 3, mode: .blueGreen, before: [1, 2]) { _ in 2 } == [1, 2])
     #expect(
       Rollout.outdated(replicas, latest: 2, mode: .blueGreen, wanted: 2, activeVersions: [1]).isEmpty)
     #expect(Rollout.outdated(replicas, latest: 2, mode: .rolling, wanted: 2, activeVersions: [1, 2]).map(\.id) == [3, 2])

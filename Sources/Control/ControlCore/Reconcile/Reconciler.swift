@@ -246,9 +246,9 @@ extension Reconciler.Pass {
     wake(at: state.scaler.nextTick(now: now))
     let mode = state.scaler.mode
     let versions = state.versions
-    state.service.activeVersions = Rollout.activeVersions(replicas, mode: mode) { number in
-      versions[number]?.service.policy.minReplicas ?? 1
-    }
+    state.service.activeVersions = Rollout.activeVersions(
+      replicas, latest: state.scaler.version, mode: mode, before: state.service.activeVersions
+    ) { versions[$0]?.service.policy.minReplicas ?? 1 }
     var decisions = state.scaler.decisions(replicas, activeVersions: state.service.activeVersions)
     var version = state.scaler.version
     if state.scaler.isFrozen(replicas), let good = standIn(replicas) {
@@ -259,11 +259,18 @@ extension Reconciler.Pass {
       replicas = replicas.filter { $0.version == good.number }
       decisions = old.decisions(replicas, activeVersions: []).filter { $0.isLaunch }
     }
+    // Where spot and on-demand replicas change places, the one that serves stays until the other does.
+    var serving = replicas.count { $0.isReady && state.service.activeVersions.contains($0.version) }
     for decision in decisions {
       switch decision {
       case .launch(let spot): create(version: version, spot: spot)
       case .terminate(let id):
-        begin(id, state.replicas[id]!.version < state.scaler.version ? .outdated : .scaleDown)
+        let isOutdated = state.replicas[id]!.version < state.scaler.version
+        if state.replicas[id]!.status == .ready {
+          if !isOutdated, serving <= state.scaler.finalTarget { continue }
+          if state.service.activeVersions.contains(state.replicas[id]!.version) { serving -= 1 }
+        }
+        begin(id, isOutdated ? .outdated : .scaleDown)
       }
     }
   }

@@ -20,18 +20,21 @@ package enum Rollout {
       if ready >= wanted { return old }
       return ScaleDownOrder.first(old.count - (wanted - ready), of: old)
     case .blueGreen:
-      // A version in between that has not served yet is superseded: it would only add to the surge.
-      guard let first = activeVersions.min() else {
+      // A version in between has not taken over and never will: it would only add to the surge.
+      if activeVersions.isEmpty {
         let newest = old.map(\.version).max() ?? latest
         return old.filter { $0.version < newest && $0.isOnItsWay }
       }
-      return old.filter { $0.version < first || ($0.version > first && $0.isOnItsWay) }
+      let serving = old.filter { activeVersions.contains($0.version) }
+      let surplus = serving.filter(\.isOnItsWay)
+      return old.filter { !activeVersions.contains($0.version) }
+        + ScaleDownOrder.first(min(surplus.count, serving.count - wanted), of: surplus)
     }
   }
 
-  /// Versions that take traffic, ascending. `minimum` is each version's own.
+  /// Versions that take traffic, ascending. `minimum` is each version's own; `before` is what this said last.
   package static func activeVersions(
-    _ replicas: [ScalingReplica], mode: UpdateMode, minimum: (Int) -> Int
+    _ replicas: [ScalingReplica], latest: Int, mode: UpdateMode, before: [Int], minimum: (Int) -> Int
   ) -> [Int] {
     var ready: [Int: Int] = [:]
     for replica in replicas where replica.isReady { ready[replica.version, default: 0] += 1 }
@@ -39,8 +42,12 @@ package enum Rollout {
     switch mode {
     case .rolling: return versions
     case .blueGreen:
-      if let newest = versions.last(where: { ready[$0, default: 0] >= max(1, minimum($0)) }) { return [newest] }
-      return versions.first.map { [$0] } ?? []
+      func isEnough(_ version: Int) -> Bool { ready[version, default: 0] >= max(1, minimum(version)) }
+      if isEnough(latest) { return [latest] }
+      // What served goes on serving; that may be two versions, where a rolling update was under way.
+      let serving = before.filter { $0 != latest && ready[$0] != nil }
+      if !serving.isEmpty { return serving }
+      return versions.last(where: isEnough).map { [$0] } ?? versions.first.map { [$0] } ?? []
     }
   }
 }
