@@ -43,5 +43,6 @@ let package = Package(
     .testTarget(
       name: "EndToEndTests", dependencies: ["TestSupport", "sky-proxy"], path: "Tests/EndToEndTests",
       swiftSettings: strict),
-    .testTarget(name: "TidyTests", dependencies: ["TestSupport"], path: "Tests/TidyTests", swiftSettings: strict),
+    .testTarget(
+      name: "TidyTests", dependencies: ["TestSupport", "ProxyCore"], path: "Tests/TidyTests", swiftSettings: strict),
   ])

@@ -1,3 +1,5 @@
+// The access log: rings, lines in both formats, files that move away, and that nothing secret is written.
+
 import Glibc
 import ProxyWire
 import Synchronization

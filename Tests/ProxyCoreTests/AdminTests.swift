@@ -1,3 +1,5 @@
+// The admin API over real sockets: every endpoint, every refusal.
+
 import Glibc
 import ProxyWire
 import Testing

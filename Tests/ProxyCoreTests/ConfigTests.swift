@@ -1,3 +1,5 @@
+// The configuration: precedence of its sources, values and their errors, help.
+
 import ProxyWire
 import Testing
 

@@ -1,3 +1,5 @@
+// Snapshots on their way to the load board: all or nothing, places given again only when they are free.
+
 import Glibc
 import ProxyWire
 import Testing

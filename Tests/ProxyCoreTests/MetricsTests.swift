@@ -1,3 +1,5 @@
+// The Prometheus page: names, labels, histograms, and that it stays quick with ten thousand replicas.
+
 import ProxyWire
 import Testing
 

@@ -34,7 +34,8 @@ package enum CrashReport {
     let before = watched.world.failure.map { ", after: " + $0 } ?? ""
     print(
       report(
-        "trap (signal \(number))" + before, watched.world.trace.tail(200), seed: watched.seed, profile: watched.profile))
+        "trap (signal \(number))" + before, watched.world.trace.tail(200), seed: watched.seed, profile: watched.profile)
+    )
     fflush(nil)
   }
 

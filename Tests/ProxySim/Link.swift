@@ -116,6 +116,8 @@ final class Link {
   var proxyError: Int32 = 0
   /// A reset has reached the proxy.
   var proxyDead = false
+  /// The engine has sent its FIN, or is about to, and only lingers.
+  var ending = false
   /// The engine has begun to end this connection (shutdown of both ways, close or cancel).
   var stopped = false
   /// A step of the receive or the send is already on the calendar.

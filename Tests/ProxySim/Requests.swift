@@ -82,7 +82,8 @@ final class RequestRecord {
   var interimsSeen = 0
   /// Something may rightly keep it from being answered.
   var trouble = false
-  /// Sent on a connection on which bytes nobody asked for were under way: what comes back is beyond the proxy's control.
+  /// Sent on a connection on which bytes nobody asked for were under way: whose answer comes back is not the proxy's
+  /// to know.
   var isPoisoned = false
 
   var requestKey: UInt64 { mix(UInt64(id) << 20) }
@@ -116,13 +117,16 @@ extension World {
     }
     let request = requests[id]
     log("offer: request, link", id, link.id)
-    if request.flaw.isOfHead { fail("request \(id) is refused for its head (\(request.flaw)), yet was sent to a replica") }
+    if request.flaw.isOfHead {
+      fail("request \(id) is refused for its head (\(request.flaw)), yet was sent to a replica")
+    }
     if let last = request.attempts.last {
       let before = request.attempts.contains { $0.accepted > 0 }
       if before && !request.method.isIdempotent {
         fail("\(request.method.rawValue) \(id) is sent again though a replica's socket had accepted bytes of it")
       }
-      if request.attempts.contains(where: { $0.answered > 0 }) {
+      // Bytes that came although none of the request had gone are no answer to it.
+      if request.attempts.contains(where: { $0.accepted > 0 && $0.answered > 0 }) {
         fail("request \(id) is sent again though an answer had begun")
       }
       if last.link == link.id { fail("request \(id) is sent twice on link \(link.id)") }

@@ -138,8 +138,11 @@ final class SimClient: Peer {
     let profile = world.profile
     if chance.hit(profile.dribbles) {
       // All of it within the head deadline when nothing is to go wrong.
-      writePace = profile.isCalm ? .pieces(8 + chance.size(500), 2 * Nanoseconds.millisecond) : .pieces(
-        chance.size(200), chance.delay(100 * Nanoseconds.millisecond))
+      writePace =
+        profile.isCalm
+        ? .pieces(8 + chance.size(500), 2 * Nanoseconds.millisecond)
+        : .pieces(
+          chance.size(200), chance.delay(100 * Nanoseconds.millisecond))
     } else if chance.hit(0.2) {
       writePace = .pieces(chance.size(3_000), chance.delay(500 * Nanoseconds.microsecond))
     }
@@ -181,7 +184,8 @@ final class SimClient: Peer {
       world.arrive(link)
     }
     if world.now >= deadline {
-      world.fail("client \(number) on link \(link.id) is stuck: answered \(answered) of \(begun) begun, \(script.count) in all")
+      world.fail(
+        "client \(number) on link \(link.id) is stuck: answered \(answered) of \(begun) begun, \(script.count) in all")
       mode = .done
       return
     }
@@ -242,7 +246,7 @@ final class SimClient: Peer {
       }
       var count = output.left
       if case .pieces(let most, let pause) = writePace {
-        count = min(count, chance.within(1, most))
+        count = min(count, chance.within(1, max(most, output.bytes.count / 300)))
         writeAt = world.now + chance.delay(pause)
       }
       let sent = output.sent
@@ -285,7 +289,8 @@ final class SimClient: Peer {
       begun += 1
       let before = output.bytes.count
       putHead(request)
-      world.log("client asks: request, head bytes, body bytes", request.id, output.bytes.count - before, request.bodyLength)
+      world.log(
+        "client asks: request, head bytes, body bytes", request.id, output.bytes.count - before, request.bodyLength)
       if request.expects && request.flaw == .none {
         continueBy = world.now + chance.delay(1500 * Nanoseconds.millisecond)
         world.wake(index, at: continueBy)
@@ -533,7 +538,7 @@ final class SimClient: Peer {
     continueBy = 0
     if !head.has("connection", token: "close") { world.fail("a local answer \(status) does not announce the close") }
     let length = head.first("content-length").flatMap { Int($0) } ?? 0
-    // Shed or refused before its method was known, a HEAD may be answered with content; the end of the connection shows.
+    // Shed or refused before its method was known, a HEAD may be answered with content: the connection's end shows.
     reader.expect(request?.method == .head ? .open : .length(length))
     let name = request.map { "request \($0.id) (\($0.flaw))" } ?? "no request"
     if world.profile.isCalm { world.fail("\(name) was answered \(status) by the proxy though nothing had gone wrong") }

@@ -225,7 +225,9 @@ final class ReplicaConnection: Peer {
     if (head.first("upgrade") != nil) != request.upgrades { wrong("Upgrade \(head.all("upgrade"))") }
     let isChunked = head.has("transfer-encoding", token: "chunked")
     if isChunked != (request.framing == .chunked) { wrong("another framing") }
-    if case .length(let count) = request.framing, head.first("content-length") != String(count) { wrong("another length") }
+    if case .length(let count) = request.framing, head.first("content-length") != String(count) {
+      wrong("another length")
+    }
   }
 
   private func takeBody(_ bytes: UnsafeBufferPointer<UInt8>, _ world: World) {
@@ -288,7 +290,8 @@ final class ReplicaConnection: Peer {
     if chance.hit(profile.interim) {
       for _ in 0..<chance.within(1, 3) {
         request.interimsSent += 1
-        output.put(chance.hit(0.5) ? "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" : "HTTP/1.1 102 Processing\r\n\r\n")
+        output.put(
+          chance.hit(0.5) ? "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" : "HTTP/1.1 102 Processing\r\n\r\n")
       }
     }
     let isOld = chance.hit(0.05)
@@ -327,7 +330,9 @@ final class ReplicaConnection: Peer {
     writeAt = world.now + chance.delay(20 * Nanoseconds.millisecond)
     pace = .eager
     if chance.hit(profile.streams) {
-      pace = .pieces(chance.size(2_000), chance.delay(20 * Nanoseconds.millisecond))
+      // However small the pieces, a stream comes to its end within the bound on a client's life.
+      pace = .pieces(
+        max(chance.size(2_000), output.bytes.count / 300), chance.delay(20 * Nanoseconds.millisecond))
     }
     world.wake(index, at: writeAt)
   }
@@ -363,7 +368,8 @@ final class ReplicaConnection: Peer {
     case .none: break
     case .length, .open: output.put(content(key, 0..<plan.length))
     case .chunked:
-      var body = chunked(key, plan.length, largest: chance.hit(0.5) ? 300 : 20_000, trailers: !fault && chance.hit(0.2), &chance)
+      var body = chunked(
+        key, plan.length, largest: chance.hit(0.5) ? 300 : 20_000, trailers: !fault && chance.hit(0.2), &chance)
       if fault {
         body.removeLast(5)
         body.append(contentsOf: "nonsense\r\n\r\n".utf8)

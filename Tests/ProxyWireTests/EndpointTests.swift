@@ -1,3 +1,5 @@
+// Addresses as text, judged against the C library.
+
 import Glibc
 import Testing
 

@@ -1,3 +1,5 @@
+// The JSON reader and writer: documents, errors with positions, every prefix, mutations.
+
 import Testing
 
 @testable import ProxyWire

@@ -1,3 +1,5 @@
+// Report lines: written, read back, and cut anywhere on their way.
+
 import Testing
 
 @testable import ProxyWire

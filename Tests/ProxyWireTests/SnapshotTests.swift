@@ -1,3 +1,5 @@
+// Snapshots as JSON: what is taken, and what each refusal says.
+
 import Testing
 
 @testable import ProxyWire

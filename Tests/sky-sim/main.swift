@@ -55,17 +55,12 @@ func profile(_ seed: UInt64, _ options: Options) -> Profile {
   return Profile.all[Int(seed % UInt64(Profile.all.count))]
 }
 
-func runOne(_ seed: UInt64, _ profile: Profile, verbose: Bool) -> SimResult {
-  var simulation = Simulation(seed: seed, profile: profile, verbose: verbose)
-  return simulation.run()
-}
-
 /// Runs a range in this process; stops at the first failure unless all are wanted.
 func runChild(_ options: Options) -> Never {
   var failed = false
   for seed in options.start..<options.start + options.seeds {
     let profile = profile(seed, options)
-    let result = runOne(seed, profile, verbose: false)
+    let result = simulate(seed: seed, profile: profile)
     guard let failure = result.failure else { continue }
     failed = true
     if options.all {
@@ -115,7 +110,8 @@ func runMany(_ options: Options) -> Never {
       if !options.all { exit(1) }
     }
     done += count
-    print("\(done) seeds, \(Int(Double(done) / max(seconds() - begin, 0.001))) per second, next \(options.start + done)")
+    print(
+      "\(done) seeds, \(Int(Double(done) / max(seconds() - begin, 0.001))) per second, next \(options.start + done)")
     fflush(nil)
   }
   print(failed ? "failures above" : "all passed")
@@ -126,14 +122,14 @@ let options = parse()
 if options.isChild { runChild(options) }
 if let seed = options.seed {
   let profile = profile(seed, options)
-  let result = runOne(seed, profile, verbose: !options.quiet)
+  let result = simulate(seed: seed, profile: profile, verbose: !options.quiet)
   if let failure = result.failure {
     print(CrashReport.report(failure, options.quiet ? result.tail : [], seed: seed, profile: profile.name))
     exit(1)
   }
   print(
-    "seed \(seed) profile \(profile.name) passed: \(result.requests) requests, \(result.answered) answered by replicas, "
-      + "\(result.local) by the proxy, \(result.turns) turns")
+    "seed \(seed) profile \(profile.name) passed: \(result.requests) requests, "
+      + "\(result.answered) answered by replicas, \(result.local) by the proxy, \(result.turns) turns")
   exit(0)
 }
 runMany(options)

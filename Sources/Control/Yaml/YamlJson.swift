@@ -1,8 +1,8 @@
 // A tree as JSON, for `sky yaml-to-json` and for posting parts of a service YAML.
 //
 // JSON has fewer things than YAML: keys are written as text (`null`, `true`, `8080`; a collection as its own JSON), and
-// infinities and not-a-number as the strings `.inf`, `-.inf`, `.nan`. Within such a key, a key that is a collection again
-// is written as it is: quoting quotes at each level would double the text at each level.
+// infinities and not-a-number as the strings `.inf`, `-.inf`, `.nan`. Within such a key, a key that is a collection
+// again is written as it is: quoting quotes at each level would double the text at each level.
 
 /// Compact JSON of a node, UTF-8.
 package func yamlJson(_ node: YamlNode) -> [UInt8] {

@@ -8,7 +8,7 @@
 //   stream ── document ── blockNode ─┬─ (same line) inlineNode ─┬─ blockSequence ── blockNode …
 //                                    └─ (next lines) lineNode ──┼─ blockMapping ─── blockNode …
 //                                                               └─ contentNode ─┬─ blockScalar
-//                                                                               └─ flowContent ── flow … / scalar / alias
+//                                                                            └─ flowContent ── flow … / scalar / alias
 
 /// Nesting deeper than this is refused, so that neither reading a document nor walking its tree runs out of stack.
 let nestingMax = 500

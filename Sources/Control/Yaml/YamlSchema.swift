@@ -128,8 +128,8 @@ private func sixties(_ digits: Slice<Bytes>) -> [Slice<Bytes>]? {
   return parts
 }
 
-/// Longer numbers are names, not numbers: Python refuses them too, and turning them into decimal digits costs the square
-/// of their length.
+/// Longer numbers are names, not numbers: Python refuses them too, and turning them into decimal digits costs the
+/// square of their length.
 private let digitsMax = 4300
 
 /// Parts of digits in a radix, each part worth `base` times the one after it.

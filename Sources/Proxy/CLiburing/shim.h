@@ -1,9 +1,7 @@
 // What Swift cannot import from liburing and the kernel headers: casts, unions, macros, and constants newer than the
 // header on the build machine. Only Sources/Proxy/ProxyCore/Ring imports this module.
+// No _GNU_SOURCE here: with it the C library's headers would say other things than Swift's own Glibc module does.
 #pragma once
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include <errno.h>
 #include <liburing.h>
 #include <linux/time_types.h>
@@ -228,13 +226,13 @@ static inline int sky_peer_address(int fd, void *address, unsigned *length) {
 }
 
 // A bound and listening socket, or a negated errno; `length` comes back as the kernel's, with the port it chose.
-static inline int sky_open_listener(void *address, unsigned *length, unsigned room, int backlog) {
+static inline int sky_open_listener(void *address, unsigned *length, unsigned room, int backlog, int shared) {
   int family = ((struct sockaddr *)address)->sa_family, one = 1, zero = 0;
   int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd < 0) return -errno;
   setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
   if (family != AF_UNIX) {
-    setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one);
+    if (shared) setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     if (family == AF_INET6) setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof zero);
   }

@@ -1,5 +1,5 @@
-// The process around the workers: limits raised, sockets bound, one thread per worker, signals, the end. Everything here
-// runs once or rarely and is ordinary Swift; the workers never come back into it.
+// The process around the workers: limits raised, sockets bound, one thread per worker, signals, the end. Everything
+// here runs once or rarely and is ordinary Swift; the workers never come back into it.
 
 import Glibc
 import ProxyWire
@@ -107,6 +107,13 @@ package final class Server {
       throw ServerError(message: "--listen \(endpoint): give an address, not a name: 127.0.0.1:8080, :8080, [::]:8080")
     }
     var sockets: [Int32] = []
+    if address.family != AF_UNIX && address.port != 0 {
+      // Workers share the port among themselves; with another process they would share its clients unnoticed.
+      var trial = address
+      let fd = openListener(&trial, backlog: 1, shared: false)
+      if fd < 0 { throw cannotListen(endpoint, -fd) }
+      close(fd)
+    }
     for _ in 0..<workers {
       if address.family == AF_UNIX, let first = sockets.first {
         sockets.append(first)
@@ -120,14 +127,22 @@ package final class Server {
         }
       }
       let fd = openListener(&address)
-      guard fd >= 0 else {
-        throw ServerError(
-          message: "--listen \(endpoint): \(String(cString: strerror(-fd))); choose another port, or stop what listens there")
-      }
+      if fd < 0 { throw cannotListen(endpoint, -fd) }
       sockets.append(fd)
     }
     listenSockets.append(sockets)
     say("listening address=\(address.text)")
+  }
+
+  private func cannotListen(_ endpoint: Endpoint, _ code: Int32) -> ServerError {
+    ServerError(
+      message: "--listen \(endpoint): \(String(cString: strerror(code))); choose another port, or stop what listens there")
+  }
+
+  /// New connections are refused from now on, also those that wait in a backlog: whoever follows on the port gets them.
+  private func stopListening() {
+    for fd in listenSockets.joined() { shutdown(fd, Int32(SHUT_RDWR)) }
+    for case .unix(let path) in config.listen { unlink(path) }
   }
 
   private func raiseDescriptorLimit(wanted: Int) -> Int {
@@ -189,6 +204,7 @@ package final class Server {
         deadline = now + config.drainTimeoutNs
         board.shared.pointee.draining.store(1, ordering: .relaxed)
         for thread in threads { thread.command(1) }
+        stopListening()
       case SIGHUP:
         log?.requestReopen()
       case -1 where deadline != .max && monotonicNanoseconds() >= deadline:
@@ -343,7 +359,8 @@ extension MemoryPlan {
       + line("slots", slotBytes, "\(connections) connections, \(exchanges) exchanges, \(segments) segments")
       + line(
         "blocks", blockBytes,
-        "\(tinyBlocks) of \(BlockPool.tinyBytes), \(smallBlocks) of \(BlockPool.smallBytes), \(mediumBlocks) of \(BlockPool.mediumBytes), \(largeBlocks) of \(largeBlockBytes) bytes"
+        "\(tinyBlocks) of \(BlockPool.tinyBytes), \(smallBlocks) of \(BlockPool.smallBytes), "
+          + "\(mediumBlocks) of \(BlockPool.mediumBytes), \(largeBlocks) of \(largeBlockBytes) bytes"
       ) + line("buffers", bufferPoolBytes, "\(buffers) lent buffers of \(bufferBytes) bytes")
       + line("ring", completions * 16, "\(completions) completions")
       + line("total", totalBytes, "× \(workers) workers = \(totalBytes * workers / 1_048_576) MiB")

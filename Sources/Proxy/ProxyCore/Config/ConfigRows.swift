@@ -105,12 +105,12 @@ extension ConfigRow {
       """),
     ConfigRow(
       .deadlines, "half-close-grace", .duration(\.halfCloseGraceNs, us...ConfigUnits.minute, zero: "none"), "10ms",
-      "How long to wait, after a client has closed its sending side, to learn whether it is gone altogether."),
+      "A client that closes its sending side this soon after its request has said all it wants and is answered."),
     ConfigRow(
       .deadlines, "client-half-close", .choice(\.clientHalfClose), "leave",
       """
-      What it means when a client's sending side stays closed after the grace: that it has left, so that its request \
-      is given up and the model stops, or that it waits for the answer.
+      What it means when a client closes its sending side later than that: that it has left, so that its request is \
+      given up and the model stops, or that it waits for the answer.
       """),
 
     // MARK: Retries and ejection
@@ -163,7 +163,7 @@ extension ConfigRow {
       "The name this proxy adds to the Via field."),
     ConfigRow(
       .headers, "request-id", .onOff(\.requestId), "on",
-      "Gives every request without X-Request-Id one, in the request, the response and the access log."),
+      "Gives every request without X-Request-Id one, in the request that goes on and in the access log."),
 
     // MARK: Observability
     ConfigRow(

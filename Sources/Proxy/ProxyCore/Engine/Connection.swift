@@ -102,6 +102,8 @@ package struct Connection: TableSlot {
   package var receiveLimit: UInt32
   /// How long the replica says it keeps an idle connection (Keep-Alive: timeout=N); .max = it does not say.
   package var keepAliveSeconds: UInt32
+  /// When it was last parked; 0 = never.
+  package var parkedAt: UInt64
   /// When bytes last came: tells a half-close from a leaving client.
   package var receivedAt: UInt64
   /// When a send was last begun or finished: tells a stalled peer.
@@ -182,6 +184,8 @@ package struct Exchange: TableSlot {
   package var flags = ExchangeFlags.none
   package var phase = ExchangePhase.ready
   package var attempts: UInt8 = 0
+  /// Interim responses that have come.
+  package var interims: UInt8 = 0
   package var requestFraming = BodyFraming.none
   package var responseFraming = BodyFraming.none
   package var status: UInt16 = 0

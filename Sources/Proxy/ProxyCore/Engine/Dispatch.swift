@@ -386,7 +386,7 @@ extension Worker where IO: ~Copyable {
     let slot = exchange.pointee.downstream
     let upstream = exchange.pointee.upstream
     let keeps =
-      exchange.pointee.flags.contains(.keepAlive) && exchange.pointee.flags.contains(.requestRead)
+      !draining && exchange.pointee.flags.contains(.keepAlive) && exchange.pointee.flags.contains(.requestRead)
       && exchange.pointee.responseFraming != .untilClose && !exchange.pointee.flags.contains(.dechunk)
     counters.histogram(.duration, of: Int(exchange.pointee.lease.replica)).record(io.now &- exchange.pointee.startedAt)
     let reusable =
@@ -436,7 +436,7 @@ extension Worker where IO: ~Copyable {
     exchange.pointee.status = answer.status
     detachUpstream(index)
     end(index, answer.status == 504 || answer.status == 408 ? .timedOut : .failed)
-    reply(slot, answer, toHead: toHead)
+    reply(slot, answer, toHead: toHead, logged: true)
   }
 
   /// Ends without an answer: the client has gone.

@@ -202,9 +202,17 @@ extension Worker where IO: ~Copyable {
     reply(slot, LocalReply(refusal: refusal))
   }
 
-  /// Sends an answer of our own and closes after it: behind an error, what the client meant to send next is not trusted.
-  mutating func reply(_ slot: UInt32, _ answer: LocalReply, toHead: Bool = false) {
+  /// Sends an answer of our own and closes after it: behind an error, what the client meant to send next is not
+  /// trusted. `logged`: an exchange has been recorded for it; without one the answer itself is what the access log
+  /// shows.
+  mutating func reply(_ slot: UInt32, _ answer: LocalReply, toHead: Bool = false, logged: Bool = false) {
     let connection = connections[slot]
+    if answer.status < 500 {
+      counters.worker.pointee.ownAnswers4 &+= 1
+    } else {
+      counters.worker.pointee.ownAnswers5 &+= 1
+    }
+    if config.logs && !logged { writeRefusal(slot, answer) }
     releaseAll(&connection.pointee.input)
     if connection.pointee.partial != .none {
       blocks.release(connection.pointee.partial)

@@ -39,7 +39,8 @@ package struct EngineConfig: BitwiseCopyable {
   /// Bytes one stream may be ahead of a slow reader.
   package var streamWindow: UInt32 = 524_288
   package var forwarded = ForwardedMode.append
-  /// The name in Via (count 0: none), and the Host of HTTP/1.0 requests that have none. They live as long as the process.
+  /// The name in Via (count 0: none), and the Host of HTTP/1.0 requests that have none. They live as long as the
+  /// process.
   package var viaName: UnsafePointer<UInt8>
   package var viaCount: Int
   package var fallbackHost: UnsafePointer<UInt8>

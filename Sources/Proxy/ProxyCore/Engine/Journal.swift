@@ -18,10 +18,7 @@ extension Worker where IO: ~Copyable {
     if exchange.pointee.firstByteAt != 0 {
       entry.firstByteNs = exchange.pointee.firstByteAt &- exchange.pointee.startedAt
     }
-    let slot = exchange.pointee.downstream
-    entry.peerCount = connections[slot].pointee.peerCount
-    let text = UnsafeRawPointer(peerTexts + Int(slot) * peerTextStride)
-    entry.peerText = text.load(as: (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64).self)
+    setPeer(&entry, exchange.pointee.downstream)
     // The head may have become a queued segment's; then its words are gone with it.
     let written: Bool
     if exchange.pointee.head != .none {
@@ -34,5 +31,27 @@ extension Worker where IO: ~Copyable {
       written = log.append(entry, id: nil, idCount: 0, method: nil, methodCount: 0, target: nil, targetCount: 0)
     }
     if !written { counters.worker.pointee.logDropped &+= 1 }
+  }
+
+  /// A request that never became an exchange: refused, too slow, too many.
+  mutating func writeRefusal(_ slot: UInt32, _ answer: LocalReply) {
+    guard let log else { return }
+    let outcome: LogOutcome =
+      switch answer {
+      case .headTimeout: .timedOut
+      case .tooManyConnections, .outOfMemory: .shed
+      default: .refused
+      }
+    var entry = LogEntry(startedAt: io.now, replica: .none, status: answer.status, outcome: outcome)
+    setPeer(&entry, slot)
+    if !log.append(entry, id: nil, idCount: 0, method: nil, methodCount: 0, target: nil, targetCount: 0) {
+      counters.worker.pointee.logDropped &+= 1
+    }
+  }
+
+  private func setPeer(_ entry: inout LogEntry, _ slot: UInt32) {
+    entry.peerCount = connections[slot].pointee.peerCount
+    let text = UnsafeRawPointer(peerTexts + Int(slot) * peerTextStride)
+    entry.peerText = text.load(as: (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64).self)
   }
 }

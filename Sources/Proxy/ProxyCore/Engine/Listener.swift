@@ -86,7 +86,9 @@ extension Worker where IO: ~Copyable {
     while Int(slot) < connections.highWater {
       let connection = connections[slot]
       switch connection.pointee.state {
-      case .readingHead where connection.pointee.partial == .none && connection.pointee.input.isEmpty: stop(slot)
+      case .readingHead where connection.pointee.partial == .none && connection.pointee.input.isEmpty:
+        // A response may still be on its way out.
+        if connection.pointee.queue.isEmpty { stop(slot) } else { closeWhenSent(slot) }
       case .parked: stop(slot)
       case .free, .readingHead, .exchanging, .replying, .lingering, .connecting, .serving, .tunnel, .stopping: break
       }
@@ -139,7 +141,8 @@ private func writeIPv4(_ bytes: UnsafeRawPointer, _ out: UnsafeMutableRawPointer
 
 private func writeIPv6(_ bytes: UnsafeRawPointer, _ out: UnsafeMutableRawPointer) -> Int {
   // v4-mapped addresses (a dual-stack listener) read as the IPv4 addresses they are (RFC 4291 2.5.5.2).
-  if bytes.loadUnaligned(as: UInt64.self) == 0 && bytes.loadUnaligned(fromByteOffset: 8, as: UInt32.self) == 0xFFFF_0000 {
+  if bytes.loadUnaligned(as: UInt64.self) == 0 && bytes.loadUnaligned(fromByteOffset: 8, as: UInt32.self) == 0xFFFF_0000
+  {
     return writeIPv4(bytes + 12, out)
   }
   // The longest run of two or more zero groups is written "::" (RFC 5952 4.2).

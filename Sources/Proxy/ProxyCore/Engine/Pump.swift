@@ -198,20 +198,16 @@ extension Worker where IO: ~Copyable {
       return
     }
     let backlog = backlogBehind(slot)
-    // Most of the last limit has gone on: the other side keeps up, so fewer and larger receives are cheaper. While
-    // buffers are scarce every stream stays at one.
-    if backlog < config.streamWindow / 4 {
-      if backlog == 0 || backlog < connection.pointee.receiveLimit / 2 {
-        let scarce = io.buffersFree < io.bufferCount / 2
-        connection.pointee.receiveLimit =
-          scarce ? UInt32(io.bufferSize) : min(config.streamWindow, connection.pointee.receiveLimit &* 4)
-      } else {
-        connection.pointee.receiveLimit = UInt32(io.bufferSize)
-      }
-      armReceive(slot, pollFirst: false)
-    } else {
+    // While buffers are scarce a stream gets one at a time, and only when what it had has gone on; otherwise its limit
+    // grows to the window, since fewer and larger receives are cheaper.
+    let scarce = io.buffersFree < io.bufferCount / 2
+    guard scarce ? backlog == 0 : backlog < config.streamWindow / 2 else {
       connection.pointee.flags.insert(.paused)
+      return
     }
+    connection.pointee.receiveLimit =
+      scarce ? UInt32(io.bufferSize) : min(config.streamWindow, connection.pointee.receiveLimit &* 4)
+    armReceive(slot, pollFirst: false)
   }
 
   @inline(__always)

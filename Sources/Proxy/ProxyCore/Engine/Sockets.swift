@@ -193,7 +193,7 @@ extension Worker where IO: ~Copyable {
       sendFailed(slot, nothingAccepted: false)
       return
     }
-    if connection.pointee.flags.contains(.ended) && endedBeforeAnswer(slot) { return }
+    if connection.pointee.flags.contains(.ended) && endedWhileSending(slot) { return }
     if connection.pointee.queue.head != noSlot {
       startSending(slot)
     } else {
@@ -448,6 +448,7 @@ extension Worker where IO: ~Copyable {
     connection.pointee.progressAt = io.now
     connection.pointee.receivedAt = io.now
     connection.pointee.keepAliveSeconds = .max
+    connection.pointee.parkedAt = 0
     connection.pointee.partial = .none
     connection.pointee.partialCount = 0
     connection.pointee.openedAt = side == .downstream ? io.now : 0

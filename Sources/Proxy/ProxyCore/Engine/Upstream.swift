@@ -1,6 +1,8 @@
 // The replica side: response heads are read and passed on, bodies follow piece by piece as they come. Nothing is held
 // back to fill a buffer.
 
+/// Interim responses one request may bring; a replica that sends more is not answering.
+private let interimsMax = 64
 /// A response body up to this long that has come with its head is copied behind it.
 private let joinedResponseMax = 1792
 
@@ -200,6 +202,12 @@ extension Worker where IO: ~Copyable {
     let exchange = exchanges[index]
     let headBytes = Int(head.headBytes)
     exchange.pointee.flags.insert(.interimSeen)
+    exchange.pointee.interims &+= 1
+    guard exchange.pointee.interims < interimsMax else {
+      release(owner)
+      attemptFailed(index, .malformed, timedOut: false, nothingAccepted: false)
+      return
+    }
     // HTTP/1.0 knows no interim responses (RFC 9110 15.2).
     if !exchange.pointee.flags.contains(.http10) {
       if let block = blocks.claim(atLeast: headBytes + responseHeadGrowthMax) {
@@ -376,12 +384,14 @@ extension Worker where IO: ~Copyable {
     let connection = connections[slot]
     let index = connection.pointee.exchange
     guard index != noSlot else {
+      if connection.pointee.state == .parked { learnIdleLimit(slot, until: io.now) }
       stop(slot)
       return
     }
     let exchange = exchanges[index]
     switch exchange.pointee.phase {
     case .waiting:
+      if exchange.pointee.flags.contains(.reused) { learnIdleLimit(slot, until: exchange.pointee.pickedAt) }
       // Whether the request was accepted is known when the send has ended; until then nothing can be decided.
       if connection.pointee.flags.contains(.sending) && connection.pointee.flags.contains(.untouched) {
         if connection.pointee.flags.isDisjoint(with: .cancelling | .sendCancelled) {
@@ -392,7 +402,11 @@ extension Worker where IO: ~Copyable {
       attemptFailed(
         index, .head, timedOut: false, nothingAccepted: connection.pointee.flags.contains(.untouched))
     case .streaming:
-      if clean && exchange.pointee.responseFraming == .untilClose {
+      // A reset is reported once for a socket: if a send took it, the receive sees a clean end. So the end of such a body
+      // is believed only when no send has failed, and while one is under way not before that has ended.
+      let whole = clean && exchange.pointee.responseFraming == .untilClose
+      if whole && connection.pointee.flags.contains(.sending) { return }
+      if whole && !connection.pointee.flags.contains(.sendBroken) {
         exchange.pointee.flags.remove(.replicaKeepsAlive)
         responseComplete(index)
       } else {
@@ -405,16 +419,23 @@ extension Worker where IO: ~Copyable {
     }
   }
 
-  /// The replica's stream had ended while a send was under way and it was not known whether anything had been accepted:
-  /// it was. True when that ended the attempt.
-  mutating func endedBeforeAnswer(_ slot: UInt32) -> Bool {
+  /// The replica's stream had ended while a send was under way, so that it was not known whether anything had been
+  /// accepted, or whether the end was clean: it was. True when that ended the attempt.
+  mutating func endedWhileSending(_ slot: UInt32) -> Bool {
     let connection = connections[slot]
     let index = connection.pointee.exchange
-    guard connection.pointee.side == .upstream, index != noSlot, exchanges[index].pointee.phase == .waiting else {
+    guard connection.pointee.side == .upstream, index != noSlot else { return false }
+    switch exchanges[index].pointee.phase {
+    case .waiting:
+      attemptFailed(index, .head, timedOut: false, nothingAccepted: false)
+      return true
+    case .streaming where exchanges[index].pointee.responseFraming == .untilClose:
+      exchanges[index].pointee.flags.remove(.replicaKeepsAlive)
+      responseComplete(index)
+      return true
+    case .streaming, .tunnel, .ready, .queued, .connecting:
       return false
     }
-    attemptFailed(index, .head, timedOut: false, nothingAccepted: false)
-    return true
   }
 
   /// A send to the replica failed. When some bytes had gone before, a response may still be on its way (an early 413,

@@ -57,6 +57,9 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
   /// Parked connections per replica index: first slot + 1 (0 = none), and how many.
   let idleHeads: UnsafeMutablePointer<UInt32>
   let idleCounts: UnsafeMutablePointer<UInt16>
+  /// How long a parked connection to a replica may be taken again, learned from those the replica closed, in
+  /// microseconds; 0 = it has closed none.
+  let idleLimits: UnsafeMutablePointer<UInt32>
   var parked = 0
   var upstreams = 0
   var downstreams = 0
@@ -82,19 +85,22 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
     self.counters = counters
     self.control = control
     self.log = log
-    headLimits = HeadLimits(headBytes: config.headBytesMax, targetBytes: config.targetBytesMax, fields: config.fieldsMax)
+    headLimits = HeadLimits(
+      headBytes: config.headBytesMax, targetBytes: config.targetBytesMax, fields: config.fieldsMax)
     connections = SlotTable(capacity: plan.connections)
     peerTexts = mapZeroed(plan.connections * peerTextStride)
     exchanges = SlotTable(capacity: plan.exchanges)
     segments = SlotTable(capacity: plan.segments)
     blocks = BlockPool(
-      tiny: plan.tinyBlocks, small: plan.smallBlocks, medium: plan.mediumBlocks, large: plan.largeBlocks, largeBytes: plan.largeBlockBytes)
+      tiny: plan.tinyBlocks, small: plan.smallBlocks, medium: plan.mediumBlocks, large: plan.largeBlocks,
+      largeBytes: plan.largeBlockBytes)
     bufferRefs = mapZeroed(io.bufferCount)
     wheel = TimerWheel(capacity: plan.connections, now: io.now)
     fields = FieldTable.allocate(capacity: config.fieldsMax)
     slices = mapZeroed(gatherMax)
     idleHeads = mapZeroed(board.capacity)
     idleCounts = mapZeroed(board.capacity)
+    idleLimits = mapZeroed(board.capacity)
     budget = RetryBudget(percent: config.retryPercent, burst: config.retryBurst)
     self.io = io
     self.io.armWake(token: Token(.wake, slot: 0, generation: 0))

@@ -91,8 +91,8 @@ func loadSixteen(_ bytes: UnsafePointer<UInt8>, _ index: Int) -> SIMD16<UInt8> {
 @inline(__always)
 private func all(_ byte: UInt8) -> SIMD16<UInt8> { SIMD16<UInt8>(repeating: byte) }
 
-/// Four bits for each lane that is set, lane 0 lowest; 0: none is. (Lanes are 0x00 or 0xFF; two of them shifted right by
-/// four as one leave a byte with a half of each.)
+/// Four bits for each lane that is set, lane 0 lowest; 0: none is. (Lanes are 0x00 or 0xFF; two of them shifted right
+/// by four as one leave a byte with a half of each.)
 @inline(__always)
 private func laneBits(_ mask: SIMDMask<SIMD16<Int8>>) -> UInt64 {
   let pairs = unsafeBitCast(mask, to: SIMD8<UInt16>.self) &>> SIMD8<UInt16>(repeating: 4)
@@ -205,8 +205,9 @@ func equalsIgnoringCase(
   return true
 }
 
-/// `equalsIgnoringCase` for literals of 4...24 letters and "-", in two or three loads; `count` is the literal's. Setting
-/// bit 5 folds letters and makes a letter or "-" of nothing else but controls: exact for bytes checked to be text.
+/// `equalsIgnoringCase` for literals of 4...24 letters and "-", in two or three loads; `count` is the literal's.
+/// Setting bit 5 folds letters and makes a letter or "-" of nothing else but controls: exact for bytes checked to be
+/// text.
 @inline(__always)
 func nameEquals(_ bytes: UnsafePointer<UInt8>, _ count: Int, _ literal: StaticString) -> Bool {
   let other = literal.utf8Start

@@ -1,6 +1,6 @@
 // The chunked transfer coding (RFC 9112 7.1), one octet after another, stoppable between any two of them. `feed` checks
-// the framing so that the bytes can be passed on as they are; `decode` also moves the data together, for clients that do
-// not know the coding. Chunk data is skipped in one step however much of it there is.
+// the framing so that the bytes can be passed on as they are; `decode` also moves the data together, for clients that
+// do not know the coding. Chunk data is skipped in one step however much of it there is.
 //
 //                       ┌──────────────── BWS / ";" / "=" … chunk-ext ───────────────┐
 //   sizeStart → size ───┴→ lineFeed → data → dataCarriageReturn → dataLineFeed → sizeStart

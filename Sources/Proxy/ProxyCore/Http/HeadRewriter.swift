@@ -33,7 +33,8 @@ package struct ForwardContext: BitwiseCopyable {
   @inline(__always)
   package init(
     clientAddress: UnsafePointer<UInt8>, clientAddressCount: Int, isTLS: Bool, requestIdHigh: UInt64,
-    requestIdLow: UInt64, addsRequestId: Bool = true, forwarded: ForwardedMode, viaName: UnsafePointer<UInt8>, viaNameCount: Int,
+    requestIdLow: UInt64, addsRequestId: Bool = true, forwarded: ForwardedMode, viaName: UnsafePointer<UInt8>,
+    viaNameCount: Int,
     fallbackHost: UnsafePointer<UInt8>, fallbackHostCount: Int
   ) {
     self.clientAddress = clientAddress

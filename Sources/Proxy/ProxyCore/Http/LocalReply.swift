@@ -91,8 +91,8 @@ package enum LocalReply: BitwiseCopyable, Equatable {
     }
   }
 
-  /// Writes the whole response, at most 1,024 bytes, and returns its length. Always `Connection: close`. `headOnly`: the
-  /// request was HEAD, so there is no body (RFC 9110 9.3.2).
+  /// Writes the whole response, at most 1,024 bytes, and returns its length. Always `Connection: close`. `headOnly`:
+  /// the request was HEAD, so there is no body (RFC 9110 9.3.2).
   package func write(into out: UnsafeMutablePointer<UInt8>, capacity: Int, headOnly: Bool) -> Int {
     precondition(capacity >= 1024, "a local reply needs a small block")
     var writer = ReplyWriter(out: out)

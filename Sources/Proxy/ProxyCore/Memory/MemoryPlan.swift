@@ -41,7 +41,8 @@ package struct MemoryPlan: BitwiseCopyable {
       + segments * MemoryLayout<Segment>.stride
   }
   package var blockBytes: Int {
-    tinyBlocks * BlockPool.tinyBytes + smallBlocks * BlockPool.smallBytes + mediumBlocks * BlockPool.mediumBytes + largeBlocks * largeBlockBytes
+    tinyBlocks * BlockPool.tinyBytes + smallBlocks * BlockPool.smallBytes + mediumBlocks * BlockPool.mediumBytes
+      + largeBlocks * largeBlockBytes
   }
   package var bufferPoolBytes: Int { buffers * bufferBytes }
   /// One worker's most.

@@ -72,6 +72,9 @@ package struct WorkerCounters: BitwiseCopyable {
   /// Request heads completed: the arrivals the autoscaler sees.
   package var arrivals: UInt64
   package var exchangesFinished: UInt64
+  /// Answers of our own, by status class.
+  package var ownAnswers4: UInt64
+  package var ownAnswers5: UInt64
   package var refusedHeads: UInt64
   package var headTimeouts: UInt64
   package var noReplica: UInt64

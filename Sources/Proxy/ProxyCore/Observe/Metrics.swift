@@ -112,7 +112,8 @@ package struct MetricsPage {
       drift, .gauge, "Open exchanges with a replica less the sum of in_flight; other than 0 for long is a bug.",
       to: &out)
     out.put(drift)
-    out.put(" \(board.shared.pointee.exchanges.load(ordering: .relaxed) - inFlight)\n")
+    let waiting = Int64(board.shared.pointee.queued.load(ordering: .relaxed))
+    out.put(" \(board.shared.pointee.exchanges.load(ordering: .relaxed) - waiting - inFlight)\n")
     let uptime: StaticString = "skyproxy_uptime_seconds"
     MetricsPage.begin(uptime, .gauge, "Time since the start.", to: &out)
     out.put(uptime)
@@ -282,7 +283,7 @@ extension MetricsPage {
 
   private static let processRows: [ProcessRow] = [
     ProcessRow(
-      name: "skyproxy_exchanges_open", kind: .gauge, help: "Exchanges that have a replica now.",
+      name: "skyproxy_exchanges_open", kind: .gauge, help: "Exchanges open now, those waiting for a replica included.",
       value: { UInt64(clamping: $0.shared.pointee.exchanges.load(ordering: .relaxed)) }),
     ProcessRow(
       name: "skyproxy_arrivals_total", kind: .counter, help: "Requests whose head has come whole.",
@@ -311,6 +312,12 @@ extension MetricsPage {
     ProcessRow(
       name: "skyproxy_head_timeouts_total", kind: .counter, help: "Request heads that did not come in time.",
       value: { $0.workers.headTimeouts }),
+    ProcessRow(
+      name: "skyproxy_own_answers_4xx_total", kind: .counter,
+      help: "Requests the proxy answered itself for a fault of the client's.", value: { $0.workers.ownAnswers4 }),
+    ProcessRow(
+      name: "skyproxy_own_answers_5xx_total", kind: .counter,
+      help: "Requests the proxy answered itself for want of a replica's answer.", value: { $0.workers.ownAnswers5 }),
     ProcessRow(
       name: "skyproxy_no_replica_total", kind: .counter, help: "Requests answered 503 as no replica was ready.",
       value: { $0.workers.noReplica }),

@@ -1,6 +1,6 @@
-// The lent buffers of one worker. The kernel takes buffers from a ring in the order we provide them; to keep the working
-// set small, only `ringTarget` are provided at a time, topped up from a LIFO stack. So a proxy with 1,024 buffers of
-// 64 KiB that needs 100 at once touches about that many, and small messages touch one page of each.
+// The lent buffers of one worker. The kernel takes buffers from a ring in the order we provide them; to keep the
+// working set small, only `ringTarget` are provided at a time, topped up from a LIFO stack. So a proxy with 1,024
+// buffers of 64 KiB that needs 100 at once touches about that many, and small messages touch one page of each.
 
 import CLiburing
 

@@ -102,7 +102,7 @@ package protocol RingIO: ~Copyable {
   mutating func send(_ fd: Int32, _ bytes: UnsafeRawPointer, _ count: Int, token: Token)
   /// As `send`, for 1...`gatherMax` slices; they are copied before this returns.
   mutating func send(_ fd: Int32, gathering slices: UnsafePointer<IOSlice>, _ count: Int, token: Token)
-  /// `address` is read when the queue goes to the kernel (IORING_FEAT_SUBMIT_STABLE): it must stay valid until then.
+  /// `address` is copied before this returns.
   mutating func connect(_ fd: Int32, to address: UnsafePointer<SocketAddress>, token: Token)
   mutating func shutdown(_ fd: Int32, _ how: ShutdownHow, token: Token)
   mutating func close(_ fd: Int32, token: Token)

@@ -91,9 +91,9 @@ extension RingError {
   package var advice: String {
     switch self {
     case .setup(let code) where code == EPERM || code == EACCES:
-      "io_uring is forbidden here (\(String(cString: strerror(code)))): check `sysctl kernel.io_uring_disabled` (0 allows "
-        + "it); in a container allow the system calls io_uring_setup, io_uring_enter and io_uring_register in its seccomp "
-        + "profile (Docker: --security-opt seccomp=PROFILE.json)"
+      "io_uring is forbidden here (\(String(cString: strerror(code)))): check `sysctl kernel.io_uring_disabled` "
+        + "(0 allows it); in a container allow the system calls io_uring_setup, io_uring_enter and io_uring_register "
+        + "in its seccomp profile (Docker: --security-opt seccomp=PROFILE.json)"
     case .setup(let code) where code == ENOSYS: "this kernel has no io_uring: Linux 6.0 or newer is needed"
     case .setup(let code) where code == ENOMEM:
       "not enough memory for the rings: lower --max-connections, or raise `ulimit -l`"

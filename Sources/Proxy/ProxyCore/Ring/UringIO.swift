@@ -31,6 +31,8 @@ package struct UringIO: RingIO, ~Copyable {
   private let gathers: UnsafeMutablePointer<Gather>
   private let gatherMask: Int
   private var gatherNext = 0
+  private let addresses: UnsafeMutablePointer<SocketAddress>
+  private var addressNext = 0
   private var head: UInt32 = 0
   private var tail: UInt32 = 0
   private var randomState: UInt64
@@ -54,11 +56,14 @@ package struct UringIO: RingIO, ~Copyable {
     let code = sky_queue_init(options.submissions, options.completions, features.setupFlags, ring, &reported)
     guard code == 0 else { throw .setup(-code) }
     _ = io_uring_register_ring_fd(ring)
-    guard let buffers = BufferRing(ring: ring, count: options.buffers, size: options.bufferBytes) else { throw .buffers }
+    guard let buffers = BufferRing(ring: ring, count: options.buffers, size: options.bufferBytes) else {
+      throw .buffers
+    }
     self.buffers = buffers
     limitsReceives = features.receiveLimit
     gatherMask = Int(options.submissions) - 1
     gathers = mapZeroed(Int(options.submissions))
+    addresses = mapZeroed(Int(options.submissions))
     self.wakeFd = wakeFd
     wakeWord = mapZeroed(1)
     var seed: UInt64 = 0
@@ -144,7 +149,11 @@ package struct UringIO: RingIO, ~Copyable {
   }
 
   package mutating func connect(_ fd: Int32, to address: UnsafePointer<SocketAddress>, token: Token) {
-    sky_prep_connect(entry(), fd, UnsafeRawPointer(address), address.pointee.length, token.raw)
+    // As with gathers: one for each entry that can be unsubmitted.
+    let kept = addresses + (addressNext & gatherMask)
+    addressNext &+= 1
+    kept.pointee = address.pointee
+    sky_prep_connect(entry(), fd, UnsafeRawPointer(kept), kept.pointee.length, token.raw)
   }
 
   package mutating func shutdown(_ fd: Int32, _ how: ShutdownHow, token: Token) {

@@ -26,6 +26,8 @@ extension Worker where IO: ~Copyable {
     // A fifth below what the replica states: never in use when it closes.
     let stated = UInt64(connection.pointee.keepAliveSeconds) * 800_000_000
     wheel.set(slot, at: io.now + min(config.poolIdleNs, stated))
+    connection.pointee.parkedAt = io.now
+    forgetSlowly(replica)
     armReceive(slot, pollFirst: true)
   }
 
@@ -42,16 +44,42 @@ extension Worker where IO: ~Copyable {
     connection.pointee.state = .serving
   }
 
-  /// A parked connection of the replica, or nil. Those of an earlier replica with the same index are closed.
+  /// The replica closed a connection that had been idle from `parkedAt` until `end`: from now on they are not taken again when four fifths as old. Where a request and that close cross on the wire nobody
+  /// can tell whether it was begun, so a POST would have to fail.
+  mutating func learnIdleLimit(_ slot: UInt32, until end: UInt64) {
+    let connection = connections[slot]
+    let age = end &- connection.pointee.parkedAt
+    // Closing at once after a response is no idle limit, nor is one above what we keep them for.
+    guard connection.pointee.parkedAt != 0, age >= 1_000_000, age < config.poolIdleNs else { return }
+    let limit = UInt32(age / 1250)
+    let replica = Int(connection.pointee.replica)
+    if idleLimits[replica] == 0 || limit < idleLimits[replica] { idleLimits[replica] = limit }
+  }
+
+  /// What was learned may have been a restart: it grows back by a part in 256 with each use.
+  @inline(__always)
+  private func forgetSlowly(_ replica: Int) {
+    let limit = idleLimits[replica]
+    guard limit != 0 else { return }
+    let longer = UInt64(limit) + UInt64(limit >> 8) + 1
+    idleLimits[replica] = longer * 1000 >= config.poolIdleNs ? 0 : UInt32(longer)
+  }
+
+  /// A parked connection of the replica that may still be taken, or nil.
   @inline(__always)
   mutating func takeParked(_ replica: UInt32) -> UInt32? {
     let generation = board.places[Int(replica)].generation
     while idleHeads[Int(replica)] != 0 {
       let slot = idleHeads[Int(replica)] - 1
-      if connections[slot].pointee.replicaGeneration == generation {
+      let limit = idleLimits[Int(replica)]
+      let young = limit == 0 || io.now &- connections[slot].pointee.parkedAt < UInt64(limit) * 1000
+      if connections[slot].pointee.replicaGeneration != generation {
+        idleLimits[Int(replica)] = 0
+      } else if young {
         unpark(slot)
         return slot
       }
+      // Of an earlier replica with this index, or so old that its replica may be closing it now.
       stop(slot)
     }
     return nil

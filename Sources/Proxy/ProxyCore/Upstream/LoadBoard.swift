@@ -168,7 +168,8 @@ extension LoadBoard {
   package func pick(cursor: inout UInt32, tried: Tried, now: UInt64, rule: EjectionRule) -> Picked {
     let count = self.count
     let policy: Policy = shared.pointee.policy.load(ordering: .relaxed) == 0 ? .leastLoad : .roundRobin
-    if shared.pointee.ejectedReplicas.load(ordering: .relaxed) != 0, let canary = canary(tried, now, count, every: false)
+    if shared.pointee.ejectedReplicas.load(ordering: .relaxed) != 0,
+      let canary = canary(tried, now, count, every: false)
     {
       return .replica(canary)
     }
@@ -188,7 +189,8 @@ extension LoadBoard {
   }
 
   /// The rare cases: round robin, a retry that must avoid the tried replicas, nobody below its limit.
-  private func pickSlowly(_ policy: Policy, cursor: inout UInt32, _ tried: Tried, _ now: UInt64, _ count: Int) -> Picked {
+  private func pickSlowly(_ policy: Policy, cursor: inout UInt32, _ tried: Tried, _ now: UInt64, _ count: Int) -> Picked
+  {
     var sawFull = false
     var sawEjected = false
     var best = noSlot
@@ -342,13 +344,17 @@ extension LoadBoard {
     while index < count {
       let candidate = index
       index += 1
-      guard gates[candidate].load(ordering: .relaxed) == Gate.ejected, !tried.contains(UInt32(candidate)) else { continue }
+      guard gates[candidate].load(ordering: .relaxed) == Gate.ejected, !tried.contains(UInt32(candidate)) else {
+        continue
+      }
       let due =
         every
         ? health[candidate].failedAt.load(ordering: .relaxed) &+ 100_000_000
         : health[candidate].retryAt.load(ordering: .relaxed)
       guard now >= due else { continue }
-      guard health[candidate].canary.compareExchange(expected: 0, desired: 1, ordering: .relaxed).exchanged else { continue }
+      guard health[candidate].canary.compareExchange(expected: 0, desired: 1, ordering: .relaxed).exchanged else {
+        continue
+      }
       inFlight[candidate].wrappingAdd(1, ordering: .acquiringAndReleasing)
       // Draining may have begun meanwhile: nothing new may go there once it has been said to be empty.
       if gates[candidate].load(ordering: .acquiring) == Gate.ejected { return UInt32(candidate) }

@@ -1,0 +1,146 @@
+// The end: what is in flight is finished, nothing new begins, and it does not take for ever.
+
+import Foundation
+import TestSupport
+import Testing
+
+extension EndToEnd {
+  @Suite struct Drain {
+    /// Streams until told to end.
+    private func streaming(_ go: Event) throws -> Origin {
+      try Origin { visit in
+        guard try visit.request() != nil else { return }
+        try visit.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")
+        // The proxy may cut this short.
+        if visit.wire.isSilent(for: 0), !go.wait(10) { return }
+        try? visit.wire.sendChunk("last")
+        try? visit.wire.sendLastChunk()
+        _ = visit.wire.awaitEnd(10)
+      }
+    }
+
+    private func beginStream(_ proxy: ProxyProcess) throws -> Wire {
+      let wire = try proxy.connect()
+      try wire.send(requestText())
+      #expect(try wire.readResponseHead().status == 200)
+      #expect(try wire.readChunk() == Array("first".utf8))
+      return wire
+    }
+
+    @Test(arguments: [SIGTERM, SIGINT])
+    func anOpenStreamIsFinished(signal: Int32) throws {
+      let go = Event()
+      let origin = try streaming(go)
+      defer { origin.stop() }
+      let proxy = try ProxyProcess([origin])
+      let wire = try beginStream(proxy)
+      let idle = try proxy.connect()
+      try idle.send(requestText("GET", "/never HT"))
+      let quiet = try proxy.connect()
+      #expect(eventually { try proxy.metric("skyproxy_connections_open") >= 3 })
+      proxy.child.signal(signal)
+      _ = try proxy.child.line { $0.contains("draining") }
+      #expect(quiet.awaitEnd(5) == .closed, "a connection that asks nothing is let go")
+      #expect(eventually(3) { (try? proxy.connect()) == nil }, "new connections are refused")
+      #expect(proxy.child.isRunning, "the stream is still open")
+      idle.close()
+      go.happen()
+      #expect(try wire.readChunk() == Array("last".utf8))
+      #expect(try wire.readChunk() == [], "the stream has its proper end")
+      #expect(wire.awaitEnd(5) == .closed)
+      #expect(proxy.child.waitForExit(5) == .code(0), "\(proxy.log)")
+      #expect((try? Wire(to: proxy.address)) == nil, "nobody listens any more")
+    }
+
+    @Test func aSecondSignalEndsAtOnce() throws {
+      let go = Event()
+      let origin = try streaming(go)
+      defer {
+        go.happen()
+        origin.stop()
+      }
+      let proxy = try ProxyProcess([origin])
+      let wire = try beginStream(proxy)
+      proxy.child.signal(SIGTERM)
+      _ = try proxy.child.line { $0.contains("draining") }
+      proxy.child.signal(SIGTERM)
+      let (seconds, exit) = timed { proxy.child.waitForExit(5) }
+      #expect(exit == .code(1))
+      #expect(seconds < 2)
+      #expect(wire.awaitEnd() != nil)
+      #expect(!wire.pending.contains(UInt8(ascii: "0")), "no end is invented")
+    }
+
+    @Test func theDrainTimeoutEndsIt() throws {
+      let go = Event()
+      let origin = try streaming(go)
+      defer {
+        go.happen()
+        origin.stop()
+      }
+      let proxy = try ProxyProcess([origin], flags: ["--drain-timeout", "500ms"])
+      let wire = try beginStream(proxy)
+      proxy.child.signal(SIGTERM)
+      let (seconds, exit) = timed { proxy.child.waitForExit(5) }
+      #expect(exit == .code(0))
+      #expect(seconds > 0.4 && seconds < 3, "\(seconds) s")
+      let rest = (try? wire.readToEnd()) ?? []
+      #expect(rest.isEmpty, "a cut, and no invented end: \(shown(rest))")
+    }
+
+    @Test func aRequestUnderWayIsAnsweredAndTheConnectionClosed() throws {
+      let (asked, go) = (Event(), Event())
+      let origin = try Origin { visit in
+        while try visit.request() != nil {
+          asked.happen()
+          go.wait()
+          try visit.send(responseText("answer"))
+        }
+      }
+      defer { origin.stop() }
+      let proxy = try ProxyProcess([origin])
+      let wire = try proxy.connect()
+      try wire.send(requestText())
+      #expect(asked.wait())
+      proxy.child.signal(SIGTERM)
+      _ = try proxy.child.line { $0.contains("draining") }
+      go.happen()
+      let response = try wire.readResponse()
+      #expect(response.text == "answer")
+      #expect(response.fields["connection"] == "close", "so that the client does not ask again here")
+      #expect(wire.awaitEnd() == .closed)
+      #expect(proxy.child.waitForExit(5) == .code(0))
+    }
+
+    @Test func drainOverTheAdminApi() throws {
+      let go = Event()
+      let origin = try streaming(go)
+      defer { origin.stop() }
+      let proxy = try ProxyProcess([origin])
+      let wire = try beginStream(proxy)
+      #expect(try proxy.askAdmin("GET", "/healthz").status == 200)
+      #expect(try proxy.askAdmin("POST", "/v1/drain").status == 202)
+      #expect(eventually { try proxy.askAdmin("GET", "/healthz").status == 503 })
+      go.happen()
+      #expect(try wire.readChunk() == Array("last".utf8))
+      #expect(proxy.child.waitForExit(5) == .code(0))
+    }
+
+    @Test func idleClientsDoNotDelayTheEnd() throws {
+      let origin = try Origin.named("a")
+      defer { origin.stop() }
+      let proxy = try ProxyProcess([origin], workers: 2)
+      let wires = try (0..<50).map { _ in
+        let wire = try proxy.connect()
+        try wire.send(requestText())
+        #expect(try wire.readResponse().status == 200)
+        return wire
+      }
+      proxy.child.signal(SIGTERM)
+      let (seconds, exit) = timed { proxy.child.waitForExit(5) }
+      #expect(exit == .code(0))
+      #expect(seconds < 2)
+      for wire in wires { #expect(wire.awaitEnd() == .closed) }
+    }
+  }
+}

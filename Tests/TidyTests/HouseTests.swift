@@ -1,0 +1,52 @@
+// House rules that a reader can check by eye, checked by machine.
+
+import Foundation
+import ProxyCore
+import Testing
+
+@Suite struct HouseTests {
+  static let folders = ["Sources", "Tests", "Benchmarks"]
+
+  @Test func everyFileOpensWithWhatItIsFor() {
+    for folder in Self.folders {
+      for file in SourceTree.swiftFiles(under: folder) {
+        #expect(file.lines.first?.hasPrefix("// ") == true, "\(file.path) does not open with a comment")
+      }
+    }
+  }
+
+  /// Tests may hold cases as they are, however long.
+  @Test func linesAreShortAndWithoutTabs() {
+    for folder in ["Sources", "Benchmarks"] {
+      for file in SourceTree.swiftFiles(under: folder) {
+        for (number, line) in file.lines.enumerated() {
+          #expect(line.count <= 120, "\(file.path):\(number + 1) has \(line.count) characters")
+          #expect(!line.contains("\t"), "\(file.path):\(number + 1) has a tab")
+        }
+      }
+    }
+  }
+
+  @Test func nothingIsLeftUnfinished() {
+    // Written apart so that this file does not find itself.
+    let marks = ["TO" + "DO", "FIX" + "ME", "XX" + "X:"]
+    for folder in ["Sources", "Benchmarks"] {
+      for file in SourceTree.swiftFiles(under: folder) {
+        for (number, line) in file.lines.enumerated() {
+          for mark in marks { #expect(!line.contains(mark), "\(file.path):\(number + 1) has \(mark)") }
+        }
+      }
+    }
+  }
+
+  /// The flag table of the README is the rows the program parses.
+  @Test func theReadmeShowsTheFlagsThereAre() throws {
+    let readme = try SourceTree.text("README.md")
+    let begin = try #require(readme.range(of: "<!-- flags -->\n"), "README.md has lost its <!-- flags --> marker")
+    let end = try #require(readme.range(of: "<!-- /flags -->"), "README.md has lost its <!-- /flags --> marker")
+    let shown = readme[begin.upperBound..<end.lowerBound].trimmingCharacters(in: .newlines)
+    #expect(
+      shown == ProxyConfig.markdown().trimmingCharacters(in: .newlines),
+      "replace what is between the markers by ProxyConfig.markdown()")
+  }
+}
