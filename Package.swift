@@ -21,6 +21,9 @@ let package = Package(
       name: "sky-proxy", dependencies: ["ProxyCore"], path: "Sources/Proxy/sky-proxy", swiftSettings: strict),
     // Sources/Control: the control plane.
     .target(name: "Yaml", path: "Sources/Control/Yaml", swiftSettings: strict),
+    .target(
+      name: "ControlCore", dependencies: ["Yaml", "ProxyWire"], path: "Sources/Control/ControlCore",
+      swiftSettings: strict),
     // Benchmarks: the tools that measure (Benchmarks/README.md).
     .target(name: "BenchKit", dependencies: ["ProxyCore", "ProxyWire"], path: "Benchmarks/BenchKit", swiftSettings: strict),
     .executableTarget(
@@ -44,6 +47,9 @@ let package = Package(
       swiftSettings: strict),
     .testTarget(
       name: "YamlTests", dependencies: ["Yaml", "TestSupport"], path: "Tests/YamlTests", swiftSettings: strict),
+    .testTarget(
+      name: "ControlCoreTests", dependencies: ["ControlCore", "TestSupport"], path: "Tests/ControlCoreTests",
+      swiftSettings: strict),
     .testTarget(
       name: "EndToEndTests", dependencies: ["TestSupport", "sky-proxy"], path: "Tests/EndToEndTests",
       swiftSettings: strict),

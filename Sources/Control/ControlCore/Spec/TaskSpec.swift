@@ -1,0 +1,171 @@
+// A whole service file: what one replica is made of, and the service around it.
+//
+// Decoded by TaskDecoding; kept in every version's record; read by whoever launches replicas.
+
+/// Text that must not be shown: printing, interpolating and dumping it give `<redacted>`.
+package struct Secret: Hashable, Codable, Sendable, CustomStringConvertible, CustomDebugStringConvertible,
+  CustomReflectable
+{
+  /// The text itself; name it only where it is used.
+  package var revealed: String
+
+  package init(_ text: String) { revealed = text }
+
+  package init(from decoder: any Decoder) throws {
+    revealed = try decoder.singleValueContainer().decode(String.self)
+  }
+
+  package func encode(to encoder: any Encoder) throws {
+    var container = encoder.singleValueContainer()
+    try container.encode(revealed)
+  }
+
+  package static let placeholder = "<redacted>"
+  package var description: String { Self.placeholder }
+  package var debugDescription: String { Self.placeholder }
+  package var customMirror: Mirror { Mirror(self, children: []) }
+}
+
+package struct TaskSpec: Hashable, Codable, Sendable {
+  package struct Variable: Hashable, Codable, Sendable {
+    package var name: String
+    package var value: String
+  }
+
+  package struct SecretVariable: Hashable, Codable, Sendable {
+    package var name: String
+    /// nil: whoever starts the service must supply it.
+    package var value: Secret?
+  }
+
+  package enum Workdir: Hashable, Codable, Sendable {
+    case local(String)
+    case git(url: String, ref: String?)
+  }
+
+  package struct FileMount: Hashable, Codable, Sendable {
+    package enum Source: Hashable, Codable, Sendable {
+      /// A local path or a bucket's URL.
+      case path(String)
+      /// A bucket with its options.
+      case storage(PlainValue)
+    }
+
+    package var destination: String
+    package var source: Source
+  }
+
+  package var name: String?
+  package var workdir: Workdir?
+  package var numNodes = 1
+  package var setup: String?
+  package var run: String?
+  package var envs: [Variable] = []
+  package var secrets: [SecretVariable] = []
+  package var fileMounts: [FileMount] = []
+  package var resources = ResourceChoice.anyOf([ResourceSpec()])
+  package var service: ServiceSpec?
+  package var volumes: PlainValue?
+  /// Fields that only some clouds read, as they were given.
+  package var others: [PlainValue.Member] = []
+
+  package init() {}
+}
+
+
+// MARK: - What follows
+
+extension TaskSpec {
+  /// Names without a value; `sky serve up` takes them from --secret.
+  package var missingSecrets: [String] { secrets.filter { $0.value == nil }.map(\.name) }
+
+  /// The variables every replica sees, secrets included.
+  package var environment: [(name: String, value: String)] {
+    envs.map { ($0.name, $0.value) }
+      + secrets.compactMap { secret in secret.value.map { (secret.name, $0.revealed) } }
+  }
+
+  /// GPUs per node, rounded up; 0 without any. What SKYPILOT_NUM_GPUS_PER_NODE says.
+  package func gpusPerNode(of chosen: ResourceSpec) -> Int {
+    guard let count = chosen.accelerator?.count.value else { return 0 }
+    return Int(min(count.rounded(.up), 1_000_000))
+  }
+
+  /// The port of a replica that takes traffic and probes, once `checkService` has passed.
+  package var servicePort: Int? { service?.port ?? resources.all.first?.ports?.first?.low }
+}
+
+// MARK: - Canonical form
+
+extension TaskSpec {
+  /// The whole file in its longest form, secrets hidden.
+  package var canonical: PlainValue {
+    var all = Members()
+    all.add("name", name.map(PlainValue.string))
+    switch resources {
+    case .anyOf(let list) where list.count == 1: all.add("resources", list[0].canonical)
+    case .anyOf: all.add("resources", .map([.init("any_of", .list(resources.canonical))]))
+    case .ordered: all.add("resources", .map([.init("ordered", .list(resources.canonical))]))
+    }
+    all.add("service", service?.canonical)
+    if numNodes != 1 { all.add("num_nodes", .int(numNodes)) }
+    if !envs.isEmpty { all.add("envs", .map(envs.map { .init($0.name, .string($0.value)) })) }
+    if !secrets.isEmpty {
+      all.add(
+        "secrets", .map(secrets.map { .init($0.name, $0.value == nil ? .null : .string(Secret.placeholder)) }))
+    }
+    switch workdir {
+    case .local(let path): all.add("workdir", .string(path))
+    case .git(let url, let ref):
+      all.add("workdir", .map([.init("url", .string(url))] + (ref.map { [.init("ref", .string($0))] } ?? [])))
+    case nil: break
+    }
+    if !fileMounts.isEmpty {
+      all.add(
+        "file_mounts",
+        .map(
+          fileMounts.map { mount in
+            switch mount.source {
+            case .path(let path): .init(mount.destination, .string(path))
+            case .storage(let options): .init(mount.destination, options)
+            }
+          }))
+    }
+    all.add("volumes", volumes)
+    all.add("setup", setup.map(PlainValue.string))
+    all.add("run", run.map(PlainValue.string))
+    all.list += others
+    return .map(all.list)
+  }
+}
+
+// MARK: - Updates
+
+extension TaskSpec {
+  package enum Difference: Hashable, Sendable {
+    /// Running replicas already are what the new version asks for: they only change their version.
+    case serviceOnly
+    /// Replicas must be launched anew.
+    case replicas
+  }
+
+  /// What a new version of the file changes. Local files may have changed although their path has not, so a workdir or
+  /// a file mount always means new replicas.
+  package func difference(to new: TaskSpec) -> Difference {
+    guard new.workdir == nil, new.fileMounts.isEmpty, workdir == nil, fileMounts.isEmpty else { return .replicas }
+    return comparable == new.comparable ? .serviceOnly : .replicas
+  }
+
+  /// Everything replicas are made of, in an order that does not matter to them.
+  private var comparable: TaskSpec {
+    var result = self
+    result.service = nil
+    result.envs.sort { $0.name < $1.name }
+    result.secrets.sort { $0.name < $1.name }
+    if case .anyOf(let list) = resources {
+      result.resources = .anyOf(
+        list.map { ($0, $0.canonical.sorted.json()) }.sorted { $0.1 < $1.1 }.map(\.0))
+    }
+    return result
+  }
+}

@@ -1,0 +1,384 @@
+// The reconciler's rules one by one, on a world without chance.
+
+import ProxyWire
+import Testing
+
+@testable import ControlCore
+
+/// One service and the facts about it; every verb plans once and remembers.
+private struct Scene {
+  var control = ControlState()
+  var seen = Observed(now: 1000)
+  var last: Plan!
+  var published: ReplicaSnapshot?
+
+  init(_ service: String = "replicas: 2", command: String = "x") throws {
+    for mutation in try Commands.up(
+      control, name: "web", task: try Self.task(service, command), port: 30001, now: 1000)
+    { control.apply(mutation) }
+    seen.proxy = .reporting(version: 0, inFlight: [:])
+    plan()
+  }
+
+  static func task(_ service: String, _ command: String = "x") throws -> TaskSpec {
+    try StoreTests.task(
+      "service:\n  readiness_probe: {path: /, initial_delay_seconds: 100}\n  \(service)\n"
+        + "resources: {ports: 80}\nrun: \(command)")
+  }
+
+  var state: ServiceState { control.services["web"]! }
+  func status(_ id: Int) -> ReplicaStatus? { state.replicas[id]?.status }
+  var statuses: [String] { state.replicas.keys.sorted().map { "\($0):\(state.replicas[$0]!.status.rawValue)" } }
+
+  mutating func plan(after seconds: Double = 0) {
+    seen.now += seconds
+    last = Reconciler.plan(state, seen)
+    for mutation in last.mutations { control.apply(mutation) }
+    // The executor has the orders at once.
+    for action in last.actions {
+      switch action {
+      case .launch(let order): seen.operations[order.id] = .launching(detail: nil)
+      case .stop(let id, _, _):
+        seen.operations[id] = .stopping
+        seen.infra[id] = nil
+      case .startProxy, .stopProxy, .forget: break
+      }
+    }
+    if let snapshot = last.publish {
+      published = snapshot
+      if case .reporting(_, let inFlight) = seen.proxy {
+        seen.proxy = .reporting(version: snapshot.version, inFlight: inFlight)
+      }
+    }
+  }
+
+  mutating func up(_ ids: Int..., job: Machine.Job = .running) {
+    for id in ids {
+      seen.operations[id] = nil
+      seen.infra[id] = .up(Machine(address: .ipv4(0x0A00_0000 + UInt32(id), port: 80), job: job))
+    }
+    plan()
+  }
+
+  mutating func gone(_ ids: Int...) {
+    for id in ids {
+      seen.operations[id] = nil
+      seen.infra[id] = .absent
+    }
+    plan()
+  }
+
+  mutating func probe(_ ok: Bool, _ ids: Int..., after seconds: Double = 10) {
+    seen.now += seconds
+    for id in ids { seen.probes[id] = ProbeFact(at: seen.now, ok: ok, detail: "status 503") }
+    plan()
+  }
+
+  mutating func update(_ service: String, command: String = "x", mode: UpdateMode = .rolling) throws {
+    for mutation in try Commands.update(
+      control, name: "web", task: try Self.task(service, command), mode: mode, now: seen.now)
+    { control.apply(mutation) }
+    plan()
+  }
+
+  /// A service with its replicas ready.
+  static func ready(_ service: String = "replicas: 2") throws -> Scene {
+    var scene = try Scene(service)
+    scene.up(1, 2)
+    scene.probe(true, 1, 2)
+    return scene
+  }
+
+  var taking: [String] { published?.replicas.filter { $0.state == .ready }.map(\.id) ?? [] }
+  var draining: [String] { published?.replicas.filter { $0.state == .draining }.map(\.id) ?? [] }
+}
+
+@Suite struct ReconcilerTests {
+  @Test func aServiceComesUp() throws {
+    var scene = try Scene()
+    #expect(scene.statuses == ["1:PROVISIONING", "2:PROVISIONING"] && scene.state.status == .replicaInit)
+    #expect(
+      scene.last.actions == [
+        .launch(LaunchOrder(id: 1, version: 1, spot: false)), .launch(LaunchOrder(id: 2, version: 1, spot: false)),
+      ])
+    scene.plan(after: 100)
+    #expect(scene.last.actions.isEmpty && scene.last.mutations.count <= 1)
+    scene.up(1)
+    #expect(scene.statuses == ["1:STARTING", "2:PROVISIONING"])
+    #expect(scene.last.probes.map(\.id) == [1] && scene.last.probes[0].address == "10.0.0.1:80")
+    scene.probe(true, 1)
+    #expect(scene.status(1) == .ready && scene.state.status == .ready && scene.taking == ["1"])
+    #expect(scene.state.service.firstReadyAt == scene.seen.now && scene.state.versions[1]!.wasReady)
+    // The same facts again: nothing to do.
+    scene.plan()
+    #expect(scene.last.actions.isEmpty && scene.last.mutations.isEmpty && scene.last.publish == nil)
+  }
+
+  @Test func launchesWaitTheirTurn() throws {
+    var scene = try Scene("replicas: 3")
+    scene = try Scene("replicas: 3")
+    var fresh = ServiceState(service: scene.state.service, scaler: scene.state.scaler)
+    fresh.versions = scene.state.versions
+    var seen = Observed(now: 1000)
+    seen.launchSlots = 2
+    let plan = Reconciler.plan(fresh, seen)
+    #expect(plan.state.replicas.values.map(\.status).count { $0 == .pending } == 1 && plan.actions.count == 2)
+  }
+
+  @Test func graceCountsFromTheFirstFailedProbe() throws {
+    var scene = try Scene("replicas: 1")
+    scene.plan(after: 5000)  // a slow cloud
+    scene.up(1)
+    scene.probe(false, 1)
+    scene.probe(false, 1, after: 100)
+    #expect(scene.status(1) == .starting)
+    scene.probe(false, 1, after: 0.5)
+    #expect(scene.status(1) == .shuttingDown && scene.last.actions == [.stop(id: 1, attempt: 1, keepLogs: true)])
+    scene.gone(1)
+    #expect(scene.statuses == ["1:FAILED_INITIAL_DELAY"] && scene.state.status == .failed)
+    // The version never worked: no other is tried.
+    scene.plan(after: 10000)
+    #expect(scene.last.actions.isEmpty)
+    // Another file is another chance; the failed one stays to be looked at.
+    try scene.update("replicas: 1", command: "better")
+    #expect(scene.statuses == ["1:FAILED_INITIAL_DELAY", "2:PROVISIONING"])
+  }
+
+  @Test func aReadyReplicaMayFailForAWhile() throws {
+    var scene = try Scene.ready()
+    scene.probe(false, 1)
+    #expect(scene.status(1) == .notReady && scene.taking == ["2"] && scene.draining == ["1"])
+    scene.probe(true, 1)
+    #expect(scene.status(1) == .ready && scene.taking == ["1", "2"])
+    scene.probe(false, 1)
+    scene.probe(false, 1, after: 179)
+    #expect(scene.status(1) == .notReady)
+    scene.probe(false, 1, after: 1)
+    // Once over the threshold it goes without waiting, and another comes.
+    #expect(scene.statuses == ["1:SHUTTING_DOWN", "2:READY", "3:PROVISIONING"])
+    #expect(scene.last.actions.contains(.stop(id: 1, attempt: 1, keepLogs: true)) && scene.draining == [])
+    scene.gone(1)
+    #expect(scene.status(1) == .failedProbing && scene.state.status == .ready)
+  }
+
+  @Test func aCommandThatEndsBadlyIsAFailureAlsoWhenProbesPass() throws {
+    var scene = try Scene.ready()
+    scene.up(1, job: .failed(reason: "exit 1"))
+    #expect(scene.statuses == ["1:SHUTTING_DOWN", "2:READY", "3:PROVISIONING"])
+    scene.up(2, job: .succeeded)
+    #expect(scene.status(2) == .ready)
+    scene.gone(1)
+    #expect(scene.status(1) == .failed && scene.state.replicas[1]!.reason == "exit 1")
+  }
+
+  @Test func aVanishedMachineIsReplaced() throws {
+    var scene = try Scene.ready()
+    scene.gone(1)
+    #expect(scene.statuses == ["1:PREEMPTED", "2:READY", "3:PROVISIONING"] && scene.taking == ["2"])
+    scene.gone(1)
+    #expect(scene.statuses == ["2:READY", "3:PROVISIONING"])
+    // Not being able to ask says nothing.
+    scene.seen.infra[2] = .unreachable
+    scene.plan()
+    #expect(scene.status(2) == .ready)
+  }
+
+  @Test func launchFailuresSlowDown() throws {
+    var scene = try Scene("replicas: 1")
+    var waits: [Double] = []
+    for id in 1...5 {
+      scene.seen.operations[id] = .launchFailed(reason: "no capacity")
+      scene.plan()
+      #expect(scene.status(id) == .shuttingDown)
+      scene.gone(id)
+      #expect(scene.status(id) == .failedProvision)
+      let failedAt = scene.seen.now
+      while scene.status(id + 1) == nil {
+        let wake = try #require(scene.last.wakeAt)
+        scene.plan(after: max(wake - scene.seen.now, 0.1))
+      }
+      waits.append(scene.seen.now - failedAt)
+    }
+    #expect(waits[0] == 0 && waits[1] >= 10 && waits[2] >= 20 && waits[3] >= 40 && waits[3] < 61, "\(waits)")
+    for id in 6...30 {
+      scene.seen.operations[id] = .launchFailed(reason: "no capacity")
+      scene.plan()
+      scene.gone(id)
+      scene.plan(after: 600)
+    }
+    #expect(scene.state.replicas.count <= 11)
+  }
+
+  @Test func aDrainIsAcknowledged() throws {
+    var scene = try Scene.ready()
+    let before = scene.published!.version
+    scene.seen.proxy = .reporting(version: before, inFlight: [2: 3])
+    try scene.update("replicas: 1")
+    // The newest goes; told, but not yet taken in.
+    #expect(scene.status(2) == .shuttingDown && scene.draining == ["2"] && scene.last.actions.isEmpty)
+    scene.seen.proxy = .reporting(version: before, inFlight: [:])
+    scene.plan()
+    #expect(scene.last.actions.isEmpty)
+    scene.seen.proxy = .reporting(version: scene.published!.version, inFlight: [2: 1])
+    scene.plan(after: 60)
+    #expect(scene.last.actions.isEmpty && scene.last.wakeAt! <= 1000 + 10 + 120)
+    scene.seen.proxy = .reporting(version: scene.published!.version, inFlight: [:])
+    scene.plan()
+    #expect(scene.last.actions == [.stop(id: 2, attempt: 1, keepLogs: false)] && scene.draining == [])
+    scene.gone(2)
+    #expect(scene.statuses == ["1:READY"])
+  }
+
+  @Test func aDrainHasAnEnd() throws {
+    var scene = try Scene.ready()
+    scene.seen.proxy = .reporting(version: scene.published!.version, inFlight: [2: 3])
+    try scene.update("replicas: 1")
+    scene.plan(after: 119)
+    #expect(scene.last.actions.isEmpty)
+    scene.plan(after: 1)
+    #expect(scene.last.actions == [.stop(id: 2, attempt: 1, keepLogs: false)])
+  }
+
+  @Test func rollingGoesOneForOne() throws {
+    var scene = try Scene.ready()
+    try scene.update("replicas: 2", command: "y")
+    #expect(scene.statuses == ["1:READY", "2:READY", "3:PROVISIONING", "4:PROVISIONING"])
+    scene.up(3, 4)
+    scene.probe(true, 3)
+    #expect(scene.statuses == ["1:READY", "2:SHUTTING_DOWN", "3:READY", "4:STARTING"])
+    #expect(scene.state.service.activeVersions == [1, 2] && scene.taking == ["1", "3"])
+    scene.probe(true, 4)
+    scene.plan()
+    #expect(scene.status(1) == .shuttingDown && scene.taking == ["3", "4"])
+    scene.gone(1)
+    scene.gone(1, 2)
+    scene.plan()
+    // The version before stays known, to go back to.
+    #expect(scene.statuses == ["3:READY", "4:READY"] && scene.state.versions.keys.sorted() == [1, 2])
+  }
+
+  @Test func blueGreenSwitchesAtOnce() throws {
+    var scene = try Scene.ready()
+    try scene.update("replicas: 2", command: "y", mode: .blueGreen)
+    scene.up(3, 4)
+    scene.probe(true, 3)
+    #expect(scene.taking == ["1", "2"] && scene.state.replicas.count == 4)
+    scene.probe(true, 4)
+    #expect(scene.taking == ["3", "4"] && scene.draining == ["1", "2"] && scene.status(1) == .shuttingDown)
+  }
+
+  @Test func onlyTheServiceChanged() throws {
+    var scene = try Scene.ready()
+    try scene.update("replicas: 3")
+    #expect(scene.statuses == ["1:READY", "2:READY", "3:PROVISIONING"])
+    #expect(scene.state.replicas.values.allSatisfy { $0.version == 2 } && scene.state.service.activeVersions == [2])
+  }
+
+  @Test func aBadVersionLeavesTheGoodOneServing() throws {
+    var scene = try Scene.ready()
+    try scene.update("replicas: 2", command: "bad")
+    scene.up(3, 4, job: .failed(reason: "exit 1"))
+    scene.gone(3, 4)
+    #expect(scene.statuses == ["1:READY", "2:READY", "3:FAILED", "4:FAILED"] && scene.taking == ["1", "2"])
+    // And what is lost of the good one is replaced by the good one.
+    scene.gone(1)
+    scene.plan(after: 60)
+    #expect(scene.status(5) == .provisioning && scene.state.replicas[5]?.version == 1)
+    scene.gone(1)
+    scene.up(5)
+    scene.probe(true, 5)
+    for mutation in try Commands.rollback(scene.control, name: "web", now: scene.seen.now) {
+      scene.control.apply(mutation)
+    }
+    scene.plan()
+    #expect(scene.state.service.latestVersion == 3 && scene.state.versions[3]?.rollbackOf == 1)
+    #expect(scene.state.replicas[2]?.version == 3 && scene.state.replicas[5]?.version == 3)
+    #expect(scene.last.actions.isEmpty && scene.taking == ["2", "5"])
+  }
+
+  @Test func afterARestartNothingIsDoneTwice() throws {
+    var scene = try Scene("replicas: 1")
+    scene.seen.operations = [:]
+    scene.plan()
+    #expect(scene.last.actions.isEmpty)  // nobody has asked the infra yet
+    scene.seen.infra[1] = .partial(detail: "waits")
+    scene.plan()
+    #expect(scene.last.actions == [.launch(LaunchOrder(id: 1, version: 1, spot: false))])
+    scene.up(1)
+    #expect(scene.status(1) == .starting && scene.last.actions.isEmpty)
+    // A new proxy hears everything again; one that was told more than we remember is outbid.
+    scene.probe(true, 1)
+    scene.seen.proxy = .reporting(version: 0, inFlight: [:])
+    scene.plan()
+    #expect(scene.last.publish?.replicas.map(\.id) == ["1"])
+    scene.seen.proxy = .reporting(version: 77, inFlight: [:])
+    scene.plan()
+    #expect(scene.last.publish?.version == 78)
+    scene.seen.strangers = [9]
+    scene.plan()
+    #expect(scene.last.actions == [.stop(id: 9, attempt: 1, keepLogs: false)])
+  }
+
+  @Test func aStopThatFailsIsTriedAgainAndThenLeftToPeople() throws {
+    var scene = try Scene.ready("replicas: 2")
+    for mutation in try Commands.down(scene.control, name: "web", purge: false) { scene.control.apply(mutation) }
+    scene.plan()
+    #expect(scene.last.actions.count == 2 && scene.state.status == .shuttingDown)
+    scene.gone(2)
+    for attempt in 1...3 {
+      scene.seen.operations[1] = .stopFailed(attempt: attempt, reason: "denied")
+      scene.plan()
+      if attempt < 3 {
+        scene.plan(after: 10)
+        #expect(scene.last.actions.contains(.stop(id: 1, attempt: attempt + 1, keepLogs: false)))
+      }
+    }
+    #expect(scene.status(1) == .failedCleanup && scene.state.status == .failedCleanup)
+    #expect(throws: CommandError.self) { try Commands.down(scene.control, name: "web", purge: false) }
+    for mutation in try Commands.down(scene.control, name: "web", purge: true) { scene.control.apply(mutation) }
+    scene.plan()
+    #expect(scene.state.replicas.isEmpty && scene.last.actions == [.stopProxy])
+    scene.seen.proxy = .absent
+    scene.plan()
+    #expect(scene.control.services.isEmpty && scene.last.actions == [.forget])
+  }
+
+  @Test func fromZeroWithTheFirstRequest() throws {
+    var scene = try Scene("replica_policy: {min_replicas: 0, max_replicas: 2, target_qps_per_replica: 1}")
+    #expect(scene.state.replicas.isEmpty && scene.state.status == .noReplica)
+    scene.seen.now += 3
+    scene.seen.arrivals = [Arrivals(at: scene.seen.now, count: 1)]
+    scene.plan()
+    #expect(scene.statuses == ["1:PROVISIONING"])
+  }
+
+  @Test func commandsRefuseInTheOriginalsWords() throws {
+    let scene = try Scene.ready()
+    func said(_ body: () throws(CommandError) -> [Mutation]) -> String {
+      do throws(CommandError) { _ = try body() } catch { return error.description }
+      return ""
+    }
+    let task = try Scene.task("replicas: 1")
+    #expect(
+      said { () throws(CommandError) in try Commands.up(scene.control, name: "web", task: task, port: 1, now: 0) }
+        .hasPrefix("The service 'web' is already running. Please specify a different name for your service."))
+    #expect(
+      said { () throws(CommandError) in
+        try Commands.update(scene.control, name: "none", task: task, mode: .rolling, now: 0)
+      } == "Cannot find service 'none'. To spin up a service, use sky serve up")
+    #expect(
+      said { () throws(CommandError) in
+        try Commands.terminateReplica(scene.control, name: "web", id: 9, purge: false, now: 0)
+      } == "Replica 9 for service web does not exist.")
+    var going = scene.control
+    for mutation in try Commands.terminateReplica(going, name: "web", id: 1, purge: false, now: 0) {
+      going.apply(mutation)
+    }
+    #expect(
+      said { () throws(CommandError) in try Commands.terminateReplica(going, name: "web", id: 1, purge: false, now: 0) }
+        == "Replica 1 of service 'web' is already in the process of terminating. Skip terminating now.")
+    #expect(
+      said { () throws(CommandError) in try Commands.rollback(scene.control, name: "web", now: 0) }
+        .hasPrefix("Service 'web' has no earlier version that was ready."))
+  }
+}
