@@ -33,5 +33,7 @@ packages:
 	    command -v sudo >/dev/null || { echo "install$$missing first (apt-get install$$missing)" >&2; exit 1; }; sudo=sudo; fi; \
 	  echo "installing$$missing"; $$sudo apt-get update -qq && $$sudo apt-get install -y -qq $$missing; fi
 
+include Benchmarks/bench.mk
+
 clean: ## Remove everything that was built.
 	rm -rf .build

@@ -15,12 +15,12 @@ import Testing
     }
   }
 
-  /// Tests may hold cases as they are, however long.
+  /// A line with a message for people may be longer than one of code; tests may hold cases as they are, however long.
   @Test func linesAreShortAndWithoutTabs() {
     for folder in ["Sources", "Benchmarks"] {
       for file in SourceTree.swiftFiles(under: folder) {
         for (number, line) in file.lines.enumerated() {
-          #expect(line.count <= 120, "\(file.path):\(number + 1) has \(line.count) characters")
+          #expect(line.count <= (line.contains("\"") ? 160 : 120), "\(file.path):\(number + 1) has \(line.count) characters")
           #expect(!line.contains("\t"), "\(file.path):\(number + 1) has a tab")
         }
       }

@@ -41,7 +41,9 @@ package indirect enum PlainValue: Hashable, Sendable {
     case .null, .bool, .int, .double, .string: self
     case .list(let items): .list(items.map(\.sorted))
     case .map(let members):
-      .map(members.map { Member($0.key, $0.value.sorted) }.sorted { $0.key.utf8.lexicographicallyPrecedes($1.key.utf8) })
+      .map(
+        members.map { Member($0.key, $0.value.sorted) }
+          .sorted { $0.key.utf8.lexicographicallyPrecedes($1.key.utf8) })
     }
   }
 }

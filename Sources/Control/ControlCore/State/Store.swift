@@ -135,7 +135,9 @@ extension Store {
     return Array(hex(crc32(json)).utf8) + [UInt8(ascii: " ")] + json + [UInt8(ascii: "\n")]
   }
 
-  private static func decode<Value: Decodable>(_ line: some Collection<UInt8>, _ place: String) throws(StoreError) -> Value {
+  private static func decode<Value: Decodable>(
+    _ line: some Collection<UInt8>, _ place: String
+  ) throws(StoreError) -> Value {
     guard let json = checked(line) else {
       throw StoreError(.damaged, "\(place) is damaged: its checksum does not fit. Bring it back from a copy, or move it away to start empty.")
     }
