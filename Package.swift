@@ -8,24 +8,36 @@ let package = Package(
   name: "sky",
   products: [
     .executable(name: "sky-proxy", targets: ["sky-proxy"]),
+    .executable(name: "sky-controller", targets: ["sky-controller"]),
+    .executable(name: "sky", targets: ["sky"]),
     .executable(name: "sky-sim", targets: ["sky-sim"]),
+    .executable(name: "sky-control-sim", targets: ["sky-control-sim"]),
   ],
   targets: [
     // Sources/Proxy: the data plane.
     .systemLibrary(name: "CLiburing", path: "Sources/Proxy/CLiburing", pkgConfig: "liburing"),
+    .systemLibrary(name: "COpenSSL", path: "Sources/Proxy/COpenSSL", pkgConfig: "openssl"),
     .target(name: "ProxyWire", path: "Sources/Proxy/ProxyWire", swiftSettings: strict),
     .target(
-      name: "ProxyCore", dependencies: ["CLiburing", "ProxyWire"], path: "Sources/Proxy/ProxyCore",
+      name: "ProxyCore", dependencies: ["CLiburing", "COpenSSL", "ProxyWire"], path: "Sources/Proxy/ProxyCore",
       swiftSettings: strict),
     .executableTarget(
       name: "sky-proxy", dependencies: ["ProxyCore"], path: "Sources/Proxy/sky-proxy", swiftSettings: strict),
     // Sources/Control: the control plane.
     .target(name: "Yaml", path: "Sources/Control/Yaml", swiftSettings: strict),
+    .systemLibrary(name: "CPlatform", path: "Sources/Control/CPlatform"),
     .target(
-      name: "ControlCore", dependencies: ["Yaml", "ProxyWire"], path: "Sources/Control/ControlCore",
+      name: "ControlCore", dependencies: ["Yaml", "ProxyWire", "CPlatform"], path: "Sources/Control/ControlCore",
       swiftSettings: strict),
+    .target(
+      name: "SkyCLI", dependencies: ["ControlCore", "Yaml"], path: "Sources/Control/SkyCLI", swiftSettings: strict),
+    .executableTarget(
+      name: "sky-controller", dependencies: ["ControlCore"], path: "Sources/Control/sky-controller",
+      swiftSettings: strict),
+    .executableTarget(name: "sky", dependencies: ["SkyCLI"], path: "Sources/Control/sky", swiftSettings: strict),
     // Benchmarks: the tools that measure (Benchmarks/README.md).
-    .target(name: "BenchKit", dependencies: ["ProxyCore", "ProxyWire"], path: "Benchmarks/BenchKit", swiftSettings: strict),
+    .target(
+      name: "BenchKit", dependencies: ["ProxyCore", "ProxyWire"], path: "Benchmarks/BenchKit", swiftSettings: strict),
     .executableTarget(
       name: "sky-origin", dependencies: ["BenchKit"], path: "Benchmarks/sky-origin", swiftSettings: strict),
     .executableTarget(
@@ -35,24 +47,43 @@ let package = Package(
     .executableTarget(
       name: "sky-micro", dependencies: ["BenchKit"], path: "Benchmarks/micro", swiftSettings: strict),
     // Tests.
-    .target(name: "TestSupport", path: "Tests/TestSupport", swiftSettings: strict),
+    .target(name: "SimKit", path: "Tests/SimKit", swiftSettings: strict),
+    .target(name: "TestSupport", dependencies: ["SimKit"], path: "Tests/TestSupport", swiftSettings: strict),
     .target(
-      name: "ProxySim", dependencies: ["ProxyCore"], path: "Tests/ProxySim", swiftSettings: strict),
+      name: "ProxySim", dependencies: ["ProxyCore", "SimKit"], path: "Tests/ProxySim", swiftSettings: strict),
     .executableTarget(name: "sky-sim", dependencies: ["ProxySim"], path: "Tests/sky-sim", swiftSettings: strict),
-    .testTarget(
-      name: "ProxyCoreTests", dependencies: ["ProxyCore", "ProxySim", "TestSupport"], path: "Tests/ProxyCoreTests",
+    .target(
+      name: "ControlSim", dependencies: ["ControlCore", "ProxyWire", "SimKit"], path: "Tests/ControlSim",
+      swiftSettings: strict),
+    .executableTarget(
+      name: "sky-control-sim", dependencies: ["ControlSim", "ControlCore", "SkyCLI"], path: "Tests/sky-control-sim",
       swiftSettings: strict),
     .testTarget(
-      name: "ProxyWireTests", dependencies: ["ProxyWire", "TestSupport"], path: "Tests/ProxyWireTests",
+      name: "ProxyCoreTests", dependencies: ["ProxyCore", "ProxySim", "SimKit", "TestSupport"],
+      path: "Tests/ProxyCoreTests",
       swiftSettings: strict),
     .testTarget(
-      name: "YamlTests", dependencies: ["Yaml", "TestSupport"], path: "Tests/YamlTests", swiftSettings: strict),
-    .testTarget(
-      name: "ControlCoreTests", dependencies: ["ControlCore", "TestSupport"], path: "Tests/ControlCoreTests",
+      name: "ProxyWireTests", dependencies: ["ProxyWire", "SimKit", "TestSupport"], path: "Tests/ProxyWireTests",
       swiftSettings: strict),
+    .testTarget(
+      name: "YamlTests", dependencies: ["Yaml", "SimKit", "TestSupport"], path: "Tests/YamlTests",
+      swiftSettings: strict),
+    .testTarget(
+      name: "ControlCoreTests", dependencies: ["ControlCore", "SimKit", "TestSupport", "sky-control-sim"],
+      path: "Tests/ControlCoreTests", swiftSettings: strict),
+    .testTarget(
+      name: "SkyCLITests",
+      dependencies: ["SkyCLI", "ControlCore", "Yaml", "SimKit", "TestSupport", "sky", "sky-controller", "sky-proxy"],
+      path: "Tests/SkyCLITests", swiftSettings: strict),
+    .testTarget(
+      name: "LocalReplicaTests", dependencies: ["ControlCore", "ProxyWire", "SimKit", "TestSupport", "sky-controller"],
+      path: "Tests/LocalReplicaTests", swiftSettings: strict),
     .testTarget(
       name: "EndToEndTests", dependencies: ["TestSupport", "sky-proxy"], path: "Tests/EndToEndTests",
       swiftSettings: strict),
+    .testTarget(
+      name: "ServeTests", dependencies: ["ControlCore", "SimKit", "TestSupport", "sky-controller", "sky-proxy", "sky"],
+      path: "Tests/ServeTests", swiftSettings: strict),
     .testTarget(name: "BenchKitTests", dependencies: ["BenchKit"], path: "Tests/BenchTests/Kit", swiftSettings: strict),
     .testTarget(
       name: "BenchTests", dependencies: ["TestSupport", "sky-origin", "sky-load", "sky-floor", "sky-micro"],

@@ -37,6 +37,7 @@ package struct LoadOptions: Sendable {
   package var events = 200
   package var eventBytes = 120
   package var intervalMs = 5.0
+  package var staggerMs = 5.0
   package var firstMs = 0.0
   package var isChurn = false
   package var spread = 1
@@ -113,6 +114,7 @@ package struct LoadOptions: Sendable {
         .count(
           "event-bytes", EventFormat.bytesMin...AnswerSpec.eventBytesMax, \.eventBytes, "sse: bytes of an event (120)"),
         .number("interval-ms", "MS", 0...3_600_000, \.intervalMs, "sse: time between the events of a stream (5)"),
+        .number("stagger-ms", "MS", 0...3_600_000, \.staggerMs, "sse: the streams begin evenly over this time (5)"),
         .number("first-ms", "MS", 0...600_000, \.firstMs, "sse: time to the first event (0)"),
         .on("churn", \.isChurn, "a new connection for every request"),
         .count(

@@ -10,11 +10,12 @@ import argparse, datetime, json, os, platform, re, statistics, subprocess, sys, 
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
-import charts
+import charts, profile
 from processes import Fleet, find_tools, install, versions, HOST
 from scenarios import SCENARIOS
 
 ROOT = os.path.dirname(os.path.dirname(HERE))
+OURS = ('sky', 'sky-batch', 'sky-log', 'sky-slow', 'floor')
 UNITS = {'request': 'CPU µs/request', 'event': 'CPU µs/event', 'megabyte': 'CPU µs/MB', 'stream': 'bytes/stream'}
 
 
@@ -67,16 +68,21 @@ class Result:
         """What the scenario counts, each second."""
         return self.median(name, lambda p: (p['events'] if self.unit == 'event' else p['requests']) / p['seconds'])
 
+    @staticmethod
+    def throughput(piece):
+        return piece['requests'] / piece['seconds']
+
     def rps(self, name):
-        return self.median(name, lambda p: p['requests'] / p['seconds'])
+        return self.median(name, self.throughput)
 
     def latency(self, name, which):
         key = 'event_us' if self.unit in ('event', 'stream') else 'latency_us'
         return self.median(name, lambda p: p[key][which])
 
-    def ratio(self, ours, other):
-        rounds = {p['round']: p['figure'] for p in self.by.get(other, [])}
-        pairs = [p['figure'] / rounds[p['round']] for p in self.by.get(ours, []) if rounds.get(p['round'])]
+    def ratio(self, ours, other, value=lambda p: p['figure']):
+        """The median of what each round says; None: there is no round that has both."""
+        rounds = {p['round']: value(p) for p in self.by.get(other, [])}
+        pairs = [value(p) / rounds[p['round']] for p in self.by.get(ours, []) if rounds.get(p['round'])]
         return statistics.median(pairs) if pairs else None
 
     def sound(self, name):
@@ -86,8 +92,12 @@ class Result:
         return done > 0 and bad <= done / 100
 
     def best_peer(self):
-        peers = [n for n in self.by if n not in ('sky', 'floor') and self.sound(n)]
-        return min(peers, key=lambda n: self.figure(n)[1], default=None)
+        if self.scenario.against:
+            return self.scenario.against if self.scenario.against in self.by else None
+        return min(self.peers(), key=lambda n: self.figure(n)[1], default=None)
+
+    def peers(self):
+        return [n for n in self.by if n not in OURS and self.sound(n)]
 
     def problems(self, name):
         parts = []
@@ -137,7 +147,7 @@ def table(result):
             + ('| memory MiB ' if memory else '') + '| problems |', '|---|---|---|---|---|---|---|---|' + ('---|' if memory else '')]
     for name in result.by:
         least, median, most = result.figure(name)
-        ratio = result.ratio('sky', name)
+        ratio = result.ratio(scenario.ours, name)
         rest = f'| {result.median(name, lambda p: p["rss_kib"]) / 1024:,.0f} ' if memory else ''
         out.append(f'| {name} | {median:,.2f} [{least:,.2f}..{most:,.2f}] | {f"{ratio:.2f}" if ratio else "–"} | {result.pace(name):,.0f} '
                    f'| {result.latency(name, "p50"):,.0f} | {result.latency(name, "p99"):,.0f} | {result.latency(name, "p999"):,.0f} '
@@ -146,16 +156,17 @@ def table(result):
 
 
 def verdicts(results):
-    """One line per aim."""
+    """One line per aim; and the scenarios that miss theirs in CPU time."""
+    missed = []
     out = ['| scenario | ours | best peer | ours ÷ best peer | aim | ours ÷ floor | aim | met |', '|---|---|---|---|---|---|---|---|']
     for name, result in results.items():
         s = result.scenario
-        if 'sky' not in result.by or (s.peer is None and s.floor is None and s.absolute is None and s.slow is None):
+        if s.ours not in result.by or (s.peer is None and s.floor is None and s.absolute is None and s.slow is None):
             continue
-        ours = result.figure('sky')[1]
+        ours = result.figure(s.ours)[1]
         best = result.best_peer()
-        to_peer = result.ratio('sky', best) if best else None
-        to_floor = result.ratio('sky', 'floor')
+        to_peer = result.ratio(s.ours, best) if best else None
+        to_floor = result.ratio(s.ours, 'floor')
         met = True
         if s.absolute is not None:
             met = ours <= s.absolute
@@ -163,25 +174,71 @@ def verdicts(results):
                        if best else f'| {name} | {ours:,.0f} bytes | – | – | ≤ {s.absolute} bytes | – | – | {"yes" if met else "no"} |')
             continue
         if s.slow is not None:
-            if s.slow in results:
-                kept = result.rps('sky') / results[s.slow].rps('sky')
-                out.append(f'| {name} | {kept * 100:.0f} % of the throughput kept | – | – | ≥ 95 % | – | – | {"yes" if kept >= 0.95 else "no"} |')
+            kept = result.ratio('sky-slow', 'sky', Result.throughput)
+            if kept is None:
+                continue
+            out.append(f'| {name} | {kept * 100:.0f} % of the throughput kept | – | – | ≥ {s.slow * 100:.0f} % | – | – | {"yes" if kept >= s.slow else "no"} |')
             continue
         if s.peer is not None:
             met = to_peer is not None and to_peer <= s.peer
         if s.floor is not None:
             met = met and to_floor is not None and to_floor <= s.floor
-        if s.needs_rate:
-            peers = [n for n in result.by if n not in ('sky', 'floor') and result.sound(n)]
-            fastest = min(peers, key=lambda n: result.latency(n, 'p99'), default=None)
+        if s.faster is not None and best:
+            pace, theirs = result.rps(s.ours), result.rps(best)
+            out.append(f'| {name}, requests/s | {pace:,.0f} | {best} {theirs:,.0f} | {pace / theirs:.0f} × | ≥ {s.faster} × | – | – '
+                       f'| {"yes" if pace >= s.faster * theirs else "no"} |')
+        if s.added_us is not None and best:
+            added = result.latency(s.ours, 'p50') - result.latency(best, 'p50')
+            out.append(f'| {name}, added median | {added:,.0f} µs | {best} | – | ≤ {s.added_us} µs | – | – '
+                       f'| {"yes" if added <= s.added_us else "no"} |')
+        elif s.needs_rate:
+            fastest = min(result.peers(), key=lambda n: result.latency(n, 'p99'), default=None)
             if fastest:
                 tail, theirs = result.latency('sky', 'p99'), result.latency(fastest, 'p99')
                 out.append(f'| {name}, p99 | {tail:,.0f} µs | {fastest} {theirs:,.0f} µs | {tail / theirs:.2f} | ≤ 1.0 | – | – '
                            f'| {"yes" if tail <= theirs else "no"} |')
-        out.append(f'| {name} | {ours:,.2f} | {f"{best} {result.figure(best)[1]:,.2f}" if best else "–"} | {f"{to_peer:.2f}" if to_peer else "–"} '
+        out.append(f'| {name} | {ours:,.2f} | {f"{best} {result.figure(best)[1]:,.2f}" if best else "–"} | {f"{to_peer:.2g}" if to_peer and to_peer < 0.1 else f"{to_peer:.2f}" if to_peer else "–"} '
                    f'| {f"≤ {s.peer}" if s.peer else "–"} | {f"{to_floor:.2f}" if to_floor else "–"} | {f"≤ {s.floor}" if s.floor else "–"} '
                    f'| {"yes" if met else "no"} |')
-    return out + ['']
+        if not met:
+            missed.append(name)
+    return out + [''], missed
+
+
+def explain(results, begin, options, tools, fleet):
+    """The profiles behind the figures that miss their aim: ours and the best peer's."""
+    missed = verdicts(results)[1]
+    if not missed or not profile.available():
+        return ['Where an aim is missed, perf(1) would show why; it is not installed.', ''] if missed else []
+    rows, words = [], []
+    for name in missed:
+        result = results[name]
+        s, best = result.scenario, result.best_peer()
+        alive = begin(s)
+        for proxy in [s.ours] + ([best] if best else []):
+            if proxy not in alive:
+                continue
+            port, pids = alive[proxy]
+            load = fleet().pin(fleet().other_cores) + [tools['sky-load'], *s.flags, '--quiet', '--seconds', '2', '--warmup', '0.3',
+                                                       '--rounds', '1', '--target', f'{proxy}={HOST}:{port}']
+            if result.rate:
+                load += ['--rate', str(int(result.rate))]
+            # The first try may find the proxy not yet awake.
+            found = profile.shares(pids, load, fleet().work) or profile.shares(pids, load, fleet().work)
+            if found and proxy == s.ours:
+                ours, unit = result.figure(proxy)[1], UNITS[result.unit][4:]
+                words.append(f'* `{name}`: {ours * found["user space"] / sum(found.values()):,.2f} of our {ours:,.2f} {unit} are spent outside the kernel.')
+                if 'floor' in result.by and best:
+                    floor = result.figure('floor')[1]
+                    words[-1] += f' The floor, which only relays, takes {floor:,.2f}: {floor / result.figure(best)[1]:.2f} of {best}.'
+                if result.unit == 'event' and best:
+                    words[-1] += f' The median event is {result.latency(s.ours, "p50"):,.0f} µs old with us, {result.latency(best, "p50"):,.0f} with {best}.'
+            if found:
+                rows.append((name, proxy, result.figure(proxy)[1], UNITS[result.unit][4:], found))
+    if not rows:
+        return []
+    return ['### Where the time goes, where an aim is missed', '',
+            *words, '', 'Sampled in a further run of two seconds; shares of the median figure above.', ''] + profile.table(rows)
 
 
 def draw(results, scaling, folder):
@@ -211,7 +268,8 @@ def draw(results, scaling, folder):
         r = results['hold-9000']
         put('memory-per-stream.svg', charts.bars('Memory per open stream, 9,000 streams', 'bytes', {'': {k: r.figure(k) for k in r.by}}))
     if scaling:
-        put('scaling-by-workers.svg', charts.lines('Throughput by workers, small requests', 'workers', 'requests per second', scaling))
+        put('scaling-by-workers.svg', charts.lines('Throughput by workers, small requests', 'workers', 'requests per second',
+                                                   {n: [(w, rps) for w, rps, _ in rows] for n, rows in scaling.items()}))
     return made
 
 
@@ -267,15 +325,16 @@ def main():
         fleet.origin(8)
         alive = {}
         for name in names:
-            if name in ('sky', 'floor') and f'sky-{"proxy" if name == "sky" else "floor"}' in tools or name in tools:
+            if {'floor': 'sky-floor'}.get(name, 'sky-proxy' if name in OURS else name.removesuffix('-slow')) in tools:
                 alive.update(fleet.proxy(name, holds=holds))
-        time.sleep(0.5)
+        time.sleep(3 if any(n.endswith('-slow') for n in alive) else 0.5)
     try:
         for scenario in chosen:
-            who = [n for n in scenario.who if wanted is None or n.split('-')[0] in wanted or n == 'sky']
-            if fleet is None or scenario.fresh or getattr(begin, 'was_fresh', False) and scenario.slow is None:
-                everyone = who if scenario.fresh else [n for n in ('sky', 'floor', 'nginx', 'haproxy', 'envoy', 'skyserve') if wanted is None or n in wanted or n == 'sky']
-                begin([n for n in everyone if '-' not in n], holds=scenario.absolute is not None)
+            who = [n for n in scenario.who if wanted is None or n.split('-')[0] in wanted or n in OURS]
+            if fleet is None or scenario.fresh or getattr(begin, 'was_fresh', False):
+                everyone = who if scenario.fresh else [n for n in OURS + ('nginx', 'haproxy', 'envoy', 'skyserve')
+                                                             if n != 'sky-slow' and (wanted is None or n in wanted or n in OURS)]
+                begin([n for n in everyone if n in OURS or '-' not in n or n.endswith('-slow')], holds=scenario.absolute is not None or scenario.slow is not None)
                 begin.was_fresh = scenario.fresh
             targets = {n: alive[n] for n in who if n in alive}
             rate = None
@@ -292,23 +351,26 @@ def main():
             results[scenario.name] = Result(scenario, data)
             print('\n'.join(table(results[scenario.name])), flush=True)
             print(f'({time.time() - started:.0f} s)\n', file=sys.stderr)
-        if (options.full or len(proxy_cores) > 1) and not options.only and len(proxy_cores) > 1:
+        if not options.only:
+            # With one core for the proxies, two workers need the core of origin and load too: all share all.
+            own, rest = (proxy_cores, other_cores) if len(proxy_cores) > 1 else (cores, cores)
             workers = 1
-            while workers <= len(proxy_cores):
+            while workers <= len(own):
                 fleet.stop()
-                fleet = Fleet(tools, work, proxy_cores, other_cores, niced)
+                fleet = Fleet(tools, work, own, rest, niced)
                 fleet.origin(8)
                 alive = {}
                 for name in ('sky', 'nginx', 'haproxy', 'envoy'):
                     if name == 'sky' or name in tools:
-                        alive.update(fleet.proxy(name, workers=workers))
+                        alive.update(fleet.proxy(name, workers=workers if own is not rest else len(own), threads=workers))
                 targets = {n: alive[n] for n in ('sky', 'nginx', 'haproxy', 'envoy') if n in alive}
                 data = measure(next(s for s in SCENARIOS if s.name == 'small-256'), fleet, targets, options, None)
                 if data:
                     result = Result(SCENARIOS[0], data)
                     for name in result.by:
-                        scaling.setdefault(name, []).append((workers, result.rps(name)))
+                        scaling.setdefault(name, []).append((workers, result.rps(name), result.figure(name)[1]))
                 workers *= 2
+        explained = explain(results, lambda s: begin([n for n in OURS + ('nginx', 'haproxy', 'envoy') if n in s.who], False) or alive, options, tools, lambda: fleet)
     finally:
         if fleet:
             fleet.stop()
@@ -316,6 +378,7 @@ def main():
     with open(os.path.join(folder, 'machine.json'), 'w') as f:
         json.dump(facts, f, indent=2)
     made = draw(results, scaling, folder)
+    lines, missed = verdicts(results)
     report = [f'# Results of {facts["date"]}', '',
               f'{facts["cores"]} × {facts["cpu"]}, {facts["memory_mib"]:,} MiB, Linux {facts["kernel"]}, congestion control '
               f'{facts["congestion_control"]}; {"full" if options.full else "quick"} run at commit {facts["commit"]}: '
@@ -326,15 +389,21 @@ def main():
               '(`Benchmarks/peers`): no logs, no added fields. sky-proxy does all it always does: least-load routing over '
               '8 replicas, counters, histograms, deadlines, forwarded fields, request ids.', '',
               'Compare inside one table only: the machine drifts between tables.', '', '## Against the aims', '']
-    report += verdicts(results)
+    report += lines
+    report += explained
     report += [f'![{n}]({n})' for n in made] + ['', '## Tables', '']
     for result in results.values():
         report += table(result)
-    if len(proxy_cores) == 1:
-        report += ['Scaling by workers is not shown: only one core is left for the proxies.', '']
+    if scaling:
+        report += ['### Small requests, 256 connections, by workers', '']
+        if len(proxy_cores) == 1:
+            report += ['Proxies, origin and load share both cores here, so that a second worker takes its time from them.', '']
+        report += ['| proxy | workers | requests/s | CPU µs/request |', '|---|---|---|---|']
+        report += [f'| {name} | {workers} | {rps:,.0f} | {cpu:,.2f} |' for name, rows in scaling.items() for workers, rps, cpu in rows]
+        report += ['']
     with open(os.path.join(folder, 'README.md'), 'w') as f:
         f.write('\n'.join(report))
-    print('\n'.join(verdicts(results)))
+    print('\n'.join(lines + explained))
     print('results: ' + os.path.relpath(folder, ROOT))
 
 

@@ -100,8 +100,8 @@ class Fleet:
     def pin(self, cores):
         return self.nice + ['taskset', '-c', ','.join(map(str, cores))]
 
-    def start(self, name, command, cores, env=None):
-        log = open(os.path.join(self.work, f'{name}.log'), 'wb')
+    def start(self, name, command, cores, env=None, work=None):
+        log = open(os.path.join(work or self.work, f'{name}.log'), 'wb')
         process = subprocess.Popen(self.pin(cores) + command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
         self.running.append(process)
         return process
@@ -117,27 +117,40 @@ class Fleet:
             if not listening(port):
                 raise SystemExit('the origin did not start: ' + os.path.join(self.work, 'origin.log'))
 
-    def proxy(self, name, workers=1, holds=False):
-        """Starts one variant; (port, pids) or None, with the reason on standard error. Variants that share a process
-        (nginx and nginx-buffered) are started together."""
+    def proxy(self, name, workers=1, holds=False, threads=None, work=None):
+        """`workers`: cores; `threads`: workers, where they are not as many. Starts one variant; (port, pids) or None, with the reason on standard error. Variants that share a process
+        (nginx and nginx-buffered) are started together. `-slow`: with 1,000 clients that ask for 1 MB and never read."""
+        if name.endswith('-slow'):
+            found = self.proxy(name.removesuffix('-slow'), holds=holds, work=os.path.join(self.work, name))
+            for port, pids in found.values():
+                self.start(f'{name}-readers', [self.tools['sky-load'], '--target', f'{HOST}:{port}', '--mode', 'open', '--rate', '1',
+                                               '--connections', '1', '--slow-readers', '1000', '--seconds', '3600', '--warmup', '0',
+                                               '--rounds', '1', '--quiet'], self.other_cores)
+                return {name: (port, pids)}
+            return {}
+        work = work or self.work
+        os.makedirs(work, exist_ok=True)
         cores = self.proxy_cores[:workers]
+        workers = threads or workers
         port, second = free_ports(2)
         replica_flags = [x for p in self.replicas for x in ('--replica', f'{HOST}:{p}')]
         values = dict(PORT=port, PORT2=second, WORKERS=workers, REPLICAS=self.replicas, SPLICE=not holds,
                       MAXCONN=9400 if holds else 6000)
         env, wait = None, 20
-        if name == 'sky':
+        if name.startswith('sky') and name != 'skyserve':
             command = [self.tools['sky-proxy'], '--listen', f':{port}', '--workers', str(workers)] + replica_flags
             command += os.environ.get('SKY_PROXY_ARGS', '').split()
+            command += {'sky-batch': ['--batch-wait', '200us'],
+                        'sky-log': ['--access-log', os.path.join(self.work, 'access.log')]}.get(name, [])
         elif name == 'floor':
             command = [self.tools['sky-floor'], '--listen', f':{port}'] + replica_flags
         elif name == 'nginx':
-            command = [self.tools['nginx'], '-c', render('nginx.conf', self.work, **values)]
+            command = [self.tools['nginx'], '-c', render('nginx.conf', work, **values)]
         elif name == 'haproxy':
-            command = [self.tools['haproxy'], '-db', '-f', render('haproxy.cfg', self.work, **values)]
+            command = [self.tools['haproxy'], '-db', '-f', render('haproxy.cfg', work, **values)]
         elif name == 'envoy':
             command = [self.tools['envoy'], '--concurrency', str(workers), '--disable-hot-restart', '-l', 'error',
-                       '-c', render('envoy.yaml', self.work, **values)]
+                       '-c', render('envoy.yaml', work, **values)]
         elif name == 'skyserve':
             control = free_ports(3)[2]
             FakeController(control, self.replicas).start()
@@ -145,7 +158,7 @@ class Fleet:
             command = [self.tools['skyserve'], '-m', 'sky.serve.load_balancer', '--controller-addr',
                        f'http://{HOST}:{control}', '--load-balancer-port', str(port)]
             wait = 60
-        process = self.start(name, command, cores, env)
+        process = self.start(name, command, cores, env, work)
         if not listening(port, wait) or process.poll() is not None:
             print(f'{name} did not start, see {self.work}/{name}.log', file=sys.stderr)
             return {}
@@ -220,7 +233,7 @@ def versions(tools):
     if 'haproxy' in tools:
         found['haproxy'] = say(tools['haproxy'], '-v')
     if 'envoy' in tools:
-        found['envoy'] = say(tools['envoy'], '--version')
+        found['envoy'] = 'envoy ' + say(tools['envoy'], '--version').split('version:')[-1].strip()
     if 'skyserve' in tools:
         found['skyserve'] = 'skypilot ' + say(tools['skyserve'], '-c', 'import importlib.metadata as m; print(m.version("skypilot"))')
     return found

@@ -85,7 +85,7 @@ struct Relay: ~Copyable {
   }
 
   private mutating func feedStarved() {
-    var count = min(starvedCount, io.buffersFree)
+    var count = min(starvedCount, io.buffersNext)
     while count > 0 {
       count -= 1
       starvedCount -= 1
@@ -160,7 +160,7 @@ struct Relay: ~Copyable {
       side.pointee.next = free
       free = slot
       return
-    case .cancel, .wake: preconditionFailure("the relay queued no such operation")
+    case .cancel, .wake, .watch: preconditionFailure("the relay queued no such operation")
     }
     settle(slot)
   }

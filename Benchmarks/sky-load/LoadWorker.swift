@@ -141,7 +141,7 @@ struct LoadWorker: ~Copyable {
       for slot in 0..<share { makeReady(UInt32(slot)) }
       toOpen = share
     }
-    staggerNs = options.mode == .sse ? UInt64(options.intervalMs * 1e6) / UInt64(max(1, share)) : 0
+    staggerNs = options.mode == .sse ? UInt64(options.staggerMs * 1e6) / UInt64(max(1, share)) : 0
     due = options.mode == .open ? base + gap() : options.mode == .trace ? base + traceTime() : .max
     var sampled = false
     while true {
@@ -370,7 +370,7 @@ struct LoadWorker: ~Copyable {
         connect(slot)
       }
       return
-    case .accept, .wake: preconditionFailure("the load generator queued no such operation")
+    case .accept, .wake, .watch: preconditionFailure("the load generator queued no such operation")
     }
     settle(slot)
   }

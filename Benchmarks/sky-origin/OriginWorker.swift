@@ -72,7 +72,7 @@ struct OriginWorker: ~Copyable {
       guard slot < UInt32(capacity) else { return }
       clients[Int(slot)].operations -= 1
       settle(slot)
-    case .wake, .connect, .shutdown: break
+    case .wake, .connect, .watch, .shutdown: break
     }
   }
 

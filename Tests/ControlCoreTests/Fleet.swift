@@ -7,6 +7,7 @@
 // It checks after every step what must always hold, and says at which step of which seed it did not.
 
 import ProxyWire
+import SimKit
 
 @testable import ControlCore
 

@@ -3,6 +3,8 @@
 // A failure prints the seed and the step; SKY_SEED=… replays it.
 
 import Foundation
+import SimKit
+import TestSupport
 import Testing
 
 @testable import ControlCore
@@ -52,7 +54,7 @@ import Testing
       var fleet = Fleet(chance: Chance(seed: seed))
       try life(&fleet)
       if !fleet.problems.isEmpty {
-        let replay = fleet.chance.replay
+        let replay = fleet.chance.replay()
         #expect(Bool(false), "\(fleet.problems.prefix(5).joined(separator: "\n"))\n\(replay)")
         return
       }

@@ -171,6 +171,14 @@ private struct Scene {
     #expect(scene.status(1) == .failed && scene.state.replicas[1]!.reason == "exit 1")
   }
 
+  @Test func aCommandThatEndedWellIsNamedWhereNobodyAnswers() throws {
+    var scene = try Scene("replicas: 1")
+    scene.up(1, job: .succeeded)
+    scene.probe(false, 1)
+    scene.probe(false, 1, after: 101)
+    #expect(scene.state.replicas[1]!.reason == "not ready within 100 s: status 503, and run has ended with 0")
+  }
+
   @Test func aVanishedMachineIsReplaced() throws {
     var scene = try Scene.ready()
     scene.gone(1)
@@ -181,6 +189,19 @@ private struct Scene {
     scene.seen.infra[2] = .unreachable
     scene.plan()
     #expect(scene.status(2) == .ready)
+  }
+
+  @Test func whatServedWellIsReplacedWithoutDelay() throws {
+    var scene = try Scene.ready()
+    scene.plan(after: 3600)
+    scene.up(1, 2, job: .failed(reason: "out of memory"))
+    #expect(scene.statuses == ["1:SHUTTING_DOWN", "2:SHUTTING_DOWN", "3:PROVISIONING", "4:PROVISIONING"])
+    // What fails within a minute is waited for, from the second time on.
+    scene.gone(1, 2)
+    scene.up(3, 4)
+    scene.probe(true, 3, 4)
+    scene.up(3, 4, job: .failed(reason: "out of memory"))
+    #expect(scene.state.replicas.count == 4, "\(scene.statuses)")
   }
 
   @Test func launchFailuresSlowDown() throws {
@@ -319,11 +340,24 @@ private struct Scene {
     #expect(scene.last.actions == [.stop(id: 9, attempt: 1, keepLogs: false)])
   }
 
+  /// A machine that an earlier service of the name has left is not taken for the new replica of its number.
+  @Test func aStrangersNumberIsNotGivenOut() throws {
+    var scene = try Scene.ready("replicas: 2")
+    scene.seen.strangers = [3]
+    scene.seen.infra[1] = .absent
+    scene.plan()
+    #expect(scene.last.actions.contains(.stop(id: 3, attempt: 1, keepLogs: false)))
+    #expect(scene.state.replicas.keys.max() == 4, "\(scene.statuses)")
+  }
+
   @Test func aStopThatFailsIsTriedAgainAndThenLeftToPeople() throws {
     var scene = try Scene.ready("replicas: 2")
     for mutation in try Commands.down(scene.control, name: "web", purge: false) { scene.control.apply(mutation) }
     scene.plan()
-    #expect(scene.last.actions.count == 2 && scene.state.status == .shuttingDown)
+    // Requests under way are finished first.
+    #expect(scene.last.actions.isEmpty && scene.draining == ["1", "2"] && scene.state.status == .shuttingDown)
+    scene.plan()
+    #expect(scene.last.actions.count == 2)
     scene.gone(2)
     for attempt in 1...3 {
       scene.seen.operations[1] = .stopFailed(attempt: attempt, reason: "denied")
@@ -335,6 +369,10 @@ private struct Scene {
     }
     #expect(scene.status(1) == .failedCleanup && scene.state.status == .failedCleanup)
     #expect(throws: CommandError.self) { try Commands.down(scene.control, name: "web", purge: false) }
+    let again = #expect(throws: CommandError.self) {
+      try Commands.up(scene.control, name: "web", task: try Scene.task("replicas: 1"), port: 1, now: 0)
+    }
+    #expect(again?.description.hasSuffix("run: sky serve down web --purge") == true)
     for mutation in try Commands.down(scene.control, name: "web", purge: true) { scene.control.apply(mutation) }
     scene.plan()
     #expect(scene.state.replicas.isEmpty && scene.last.actions == [.stopProxy])
@@ -350,6 +388,20 @@ private struct Scene {
     scene.seen.arrivals = [Arrivals(at: scene.seen.now, count: 1)]
     scene.plan()
     #expect(scene.statuses == ["1:PROVISIONING"])
+    #expect(scene.last.events.first == "scale target=1 was=0 requests_per_second=0.02")
+  }
+
+  @Test func theLogTellsWhyReplicasGo() throws {
+    var scene = try Scene.ready()
+    try scene.update("replicas: 1")
+    #expect(scene.last.events.contains { $0.hasSuffix("version=2 READY -> SHUTTING_DOWN scaled down") })
+    try scene.update("replicas: 1", command: "better")
+    scene.up(3)
+    scene.probe(true, 3)
+    #expect(scene.last.events.contains { $0.hasSuffix("version=2 READY -> SHUTTING_DOWN replaced by version 3") })
+    for mutation in try Commands.down(scene.control, name: "web", purge: false) { scene.control.apply(mutation) }
+    scene.plan()
+    #expect(scene.last.events.contains { $0.hasSuffix("READY -> SHUTTING_DOWN the service is terminated") })
   }
 
   @Test func commandsRefuseInTheOriginalsWords() throws {
@@ -362,6 +414,11 @@ private struct Scene {
     #expect(
       said { () throws(CommandError) in try Commands.up(scene.control, name: "web", task: task, port: 1, now: 0) }
         .hasPrefix("The service 'web' is already running. Please specify a different name for your service."))
+    var ending = scene.control
+    for mutation in try Commands.down(ending, name: "web", purge: false) { ending.apply(mutation) }
+    #expect(
+      said { () throws(CommandError) in try Commands.up(ending, name: "web", task: task, port: 1, now: 0) }
+        .hasPrefix("The service 'web' is still being terminated (SHUTTING_DOWN). Wait"))
     #expect(
       said { () throws(CommandError) in
         try Commands.update(scene.control, name: "none", task: task, mode: .rolling, now: 0)

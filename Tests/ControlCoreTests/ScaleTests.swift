@@ -146,6 +146,24 @@ import Yaml
     #expect(
       Rollout.outdated(replicas, latest: 2, mode: .blueGreen, wanted: 2, activeVersions: [1]).isEmpty)
     #expect(Rollout.outdated(replicas, latest: 2, mode: .rolling, wanted: 2, activeVersions: [1, 2]).map(\.id) == [3, 2])
+    // Nobody asks: there is nothing for the new version to take over.
+    #expect(Rollout.outdated(ready(1...2), latest: 2, mode: .blueGreen, wanted: 0, activeVersions: [1]).count == 2)
+    // The latest version serves with replicas it took over from the one before: it goes on with them.
+    #expect(
+      Rollout.activeVersions(ready(1...1, version: 2), latest: 2, mode: .blueGreen, before: [2]) { _ in 2 } == [2])
+  }
+
+  /// Updates one after the other while nothing serves: what is older waits only for as many as are wanted.
+  @Test func blueGreenHoldsTheSurgeWhenNobodyServes() {
+    let replicas = [
+      ScalingReplica(id: 4, version: 5, status: .notReady), ScalingReplica(id: 7, version: 6, status: .provisioning),
+      ScalingReplica(id: 11, version: 8, status: .starting), ScalingReplica(id: 12, version: 8, status: .provisioning),
+      ScalingReplica(id: 13, version: 8, status: .provisioning),
+    ]
+    func outdated(_ wanted: Int) -> [Int] {
+      Rollout.outdated(replicas, latest: 9, mode: .blueGreen, wanted: wanted, activeVersions: []).map(\.id)
+    }
+    #expect(outdated(4) == [7] && outdated(3) == [7, 13] && outdated(1) == [7, 13, 12, 11])
   }
 
   @Test func serviceStatusFollowsTheTable() {

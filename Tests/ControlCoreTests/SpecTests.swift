@@ -1,6 +1,8 @@
 // What the recorded answers do not show: places, suggestions, the command line's share, secrets, comparing versions.
 
 import Foundation
+import SimKit
+import TestSupport
 import Testing
 import Yaml
 
@@ -159,7 +161,7 @@ import Yaml
     for _ in 0..<3000 {
       let bytes = chance.mutated(seeds[chance.below(seeds.count)])
       let outcome = Outcome(bytes, file: "f.yaml")
-      if let error = outcome.error { #expect(!error.message.isEmpty, "\(chance.replay)") }
+      if let error = outcome.error { #expect(!error.message.isEmpty, "\(chance.replay())") }
       if let task = outcome.task { _ = (task.canonical.json(), task.service?.echo) }
     }
   }

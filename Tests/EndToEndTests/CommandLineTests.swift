@@ -11,12 +11,13 @@ extension EndToEnd {
     }
 
     static let flags = [
-      "listen", "admin", "workers", "replica", "policy", "max-in-flight", "queue-size", "resolve-interval",
+      "listen", "admin", "workers", "tls-cert", "tls-key", "tls-threads", "replica", "policy", "max-in-flight", "queue-size", "resolve-interval",
       "max-replicas", "pool-size", "max-connections", "max-head-bytes", "max-target-bytes", "max-fields",
       "max-body-bytes", "queue-timeout", "head-timeout", "idle-timeout", "connect-timeout", "response-timeout",
       "stream-timeout", "tunnel-timeout", "drain-timeout", "pool-idle-timeout", "half-close-grace",
       "client-half-close", "max-attempts", "retry-budget", "retry-burst", "eject-after", "eject-min", "eject-max",
-      "buffers", "buffer-size", "stream-window", "batch-wait", "forwarded", "via", "request-id", "access-log",
+      "buffers", "buffer-size", "stream-window", "spill-memory", "send-buffer",
+      "batch-wait", "forwarded", "via", "request-id", "access-log",
       "access-log-format", "access-log-query", "report-interval", "config", "print-plan", "help", "version",
     ]
 
@@ -90,6 +91,27 @@ extension EndToEnd {
       #expect(outcome.errors.contains("another port"), "it says what to do")
     }
 
+    @Test(arguments: [
+      ("--listen", "203.0.113.7:8080", "ip addr"), ("--listen", "unix:/no/such/folder/s", "create its folder"),
+      ("--admin", "unix:/no/such/folder/s", "create it"),
+    ])
+    func anAddressThatIsNotHere(flag: String, address: String, cure: String) throws {
+      let listen = flag == "--listen" ? [] : ["--listen", "127.0.0.1:0"]
+      let outcome = try run(Places.program("sky-proxy"), listen + [flag, address, "--replica", "127.0.0.1:1"])
+      #expect(outcome.exit == .code(1))
+      #expect(outcome.errors.contains("\(flag) \(address)") && outcome.errors.contains(cure), "\(outcome.errors)")
+    }
+
+    @Test func limitsThatAreTooLow() throws {
+      func under(_ limit: String, _ flags: String) throws -> Outcome {
+        try run("/bin/sh", ["-c", "ulimit \(limit) && exec \(Places.program("sky-proxy")) \(flags)"])
+      }
+      let descriptors = try under("-n 64", "--print-plan")
+      #expect(descriptors.errors.contains("raise it") && !descriptors.errors.contains("-9"), "\(descriptors.errors)")
+      let memory = try under("-v 300000", "--listen 127.0.0.1:0 --replica 127.0.0.1:1")
+      #expect(memory.exit == .code(1) && memory.errors.contains("ulimit -v"), "\(memory.errors)")
+    }
+
     @Test func aSecondProxyOnTheSamePort() throws {
       let origin = try Origin.named("a")
       try withProxy([origin]) { proxy in
@@ -106,9 +128,10 @@ extension EndToEnd {
     }
 
     @Test func printPlan() throws {
-      let outcome = try call("--print-plan", "--max-connections", "100", "--workers", "2")
+      let outcome = try call(
+        "--print-plan", "--max-connections", "100", "--workers", "2", "--listen", ":81", "--admin", "127.0.0.1:82")
       #expect(outcome.exit == .code(0))
-      for word in ["slots", "blocks", "buffers", "ring", "total", "file descriptors"] {
+      for word in ["slots", "blocks", "buffers", "ring", "total", "file descriptors", ":81", "127.0.0.1:82"] {
         #expect(outcome.output.contains(word), "\(word) in: \(outcome.output)")
       }
     }

@@ -88,6 +88,43 @@ extension EndToEnd {
       #expect(rest.isEmpty, "a cut, and no invented end: \(shown(rest))")
     }
 
+    /// The replica is done with it, its client is not.
+    @Test func aResponseCutOnItsWayOutIsCalledCut() throws {
+      let sent = Event()
+      let origin = try Origin { visit in
+        while try visit.request() != nil {
+          try visit.send(responseText(String(repeating: "x", count: 300_000)))
+          sent.happen()
+        }
+      }
+      defer { origin.stop() }
+      let proxy = try ProxyProcess([origin], flags: ["--drain-timeout", "500ms", "--send-buffer", "4k"])
+      let wire = try proxy.connect(receiveBuffer: 4096)
+      try wire.send(requestText())
+      #expect(sent.wait())
+      #expect(eventually { try proxy.inFlight() == 0 })
+      proxy.child.signal(SIGTERM)
+      let line = try proxy.child.line { $0.contains("drain timed out") || $0.contains("stopped") }
+      #expect(line.contains("connections_cut=1"), "\(line)")
+      #expect(proxy.child.waitForExit(5) == .code(0))
+      wire.close()
+    }
+
+    @Test func theDrainTimeoutBeginsWithTheSignal() throws {
+      let go = Event()
+      let origin = try streaming(go)
+      defer { origin.stop() }
+      let proxy = try ProxyProcess([origin], flags: ["--drain-timeout", "3s"])
+      let wire = try beginStream(proxy)
+      #expect(eventually(10) { try proxy.metric("skyproxy_uptime_seconds") > 3.5 })
+      proxy.child.signal(SIGTERM)
+      _ = try proxy.child.line { $0.contains("draining") }
+      go.happen()
+      #expect(try wire.readChunk() == Array("last".utf8))
+      #expect(try wire.readChunk() == [], "the stream has its proper end")
+      #expect(proxy.child.waitForExit(5) == .code(0), "\(proxy.log)")
+    }
+
     @Test func aRequestUnderWayIsAnsweredAndTheConnectionClosed() throws {
       let (asked, go) = (Event(), Event())
       let origin = try Origin { visit in

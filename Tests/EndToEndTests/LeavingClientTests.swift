@@ -114,6 +114,95 @@ extension EndToEnd {
       }
     }
 
+    /// Behind a request that waits for its answer there are more: nothing is received until they have their turn.
+    @Test(arguments: Leaving.allCases, [1, 3000])
+    func whilePipelining(way: Leaving, further: Int) throws {
+      let (released, asked) = (Shared<Double?>(nil), Event())
+      let origin = try origin(released) { visit in
+        _ = try visit.request()
+        asked.happen()
+      }
+      try withProxy([origin]) { proxy in
+        let wire = try proxy.connect()
+        try wire.send(requestText("GET", "/first"))
+        #expect(asked.wait())
+        try wire.send(String(repeating: requestText("GET", "/next"), count: further))
+        let left = leave(wire, way)
+        try expectReleased(proxy, released, since: left)
+        #expect(origin.requests.map(\.target) == ["/first"])
+      }
+    }
+
+    /// More of its body has come than is read ahead of a replica.
+    @Test(arguments: Leaving.allCases, [true, false])
+    func whileQueuedWithABody(way: Leaving, isWhole: Bool) throws {
+      let go = Event()
+      let origin = try Origin { visit in
+        while try visit.request() != nil {
+          go.wait()
+          try visit.send(responseText("ok"))
+        }
+      }
+      try withProxy([origin], "--max-in-flight", "1", "--stream-window", "128k") { proxy in
+        let first = try proxy.connect()
+        try first.send(requestText("GET", "/first"))
+        #expect(eventually { origin.requests.count == 1 })
+        let length = isWhole ? 100_000 : 100_001
+        let second = try proxy.connect()
+        try second.send("POST /second HTTP/1.1\r\nHost: a\r\nContent-Length: \(length)\r\n\r\n")
+        try second.send(String(repeating: "x", count: 100_000))
+        #expect(eventually { try proxy.metric("skyproxy_queue_waiting") == 1 })
+        if isWhole {
+          leave(second, way)
+        } else {
+          // In the middle of its body there is nothing to take for a half-close, however soon it comes.
+          switch way {
+          case .closes: second.close()
+          case .resets: second.reset()
+          }
+        }
+        #expect(eventually(1) { try proxy.metric("skyproxy_queue_waiting") == 0 })
+        go.happen()
+        #expect(try first.readResponse().text == "ok")
+      }
+    }
+
+    @Test func whileTheReplicaTakesNothing() throws {
+      let (gone, asked) = (Event(), Event())
+      let origin = try Origin(receiveBuffer: 4096) { visit in
+        _ = try visit.head()
+        asked.happen()
+        gone.wait()
+      }
+      try withProxy([origin]) { proxy in
+        let wire = try proxy.connect(sendBuffer: 65_536)
+        try wire.send("POST /up HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n")
+        #expect(asked.wait())
+        let sent = try wire.sendSome(Array(repeating: 0x78, count: 100_000_000), stall: 0.3)
+        #expect(sent < 50_000_000, "nothing holds the upload up")
+        wire.reset()
+        #expect(eventually(1) { try proxy.inFlight() == 0 && proxy.metric("skyproxy_upstreams_open") == 0 })
+        gone.happen()
+      }
+    }
+
+    /// Requests whose last bytes and FIN come together are all answered, however long that takes.
+    @Test func aPipeliningClientMayEndItsSide() throws {
+      let origin = try Origin { visit in
+        while let request = try visit.request() {
+          _ = visit.wire.isSilent(for: 0.05)
+          try visit.send(responseText(request.target))
+        }
+      }
+      try withProxy([origin]) { proxy in
+        let wire = try proxy.connect()
+        try wire.send(["/1", "/2", "/3"].map { requestText("GET", $0) }.joined())
+        wire.halfClose()
+        for target in ["/1", "/2", "/3"] { #expect(try wire.readResponse().text == target) }
+        #expect(wire.awaitEnd() == .closed)
+      }
+    }
+
     @Test(arguments: Leaving.allCases)
     func whileQueued(way: Leaving) throws {
       let go = Event()

@@ -97,6 +97,25 @@ extension EndToEnd {
       }
     }
 
+    @Test func noDescriptorLeft() throws {
+      let folder = try TemporaryFolder()
+      let program = try folder.write(
+        "#!/bin/sh\nulimit -n 60\nexec \(Places.program("sky-proxy")) \"$@\"\n", to: "sky-proxy")
+      #expect(chmod(program, 0o755) == 0)
+      let origin = try Origin.named("a")
+      defer { origin.stop() }
+      let proxy = try ProxyProcess([origin], program: program)
+      try check(proxy) {
+        let idle = try (0..<60).map { _ in try proxy.connect() }
+        let wire = try proxy.connect()
+        try wire.send(requestText())
+        #expect(wire.isSilent(for: 0.2))
+        for other in idle { other.close() }
+        #expect(try wire.readResponse().status == 200, "it had only to wait")
+        #expect(try proxy.metric("skyproxy_accepts_failed_total") >= 1)
+      }
+    }
+
     @Test func queueFullAndQueueTimeout() throws {
       let go = Event()
       let origin = try Origin { visit in
@@ -152,22 +171,29 @@ extension EndToEnd {
       }
     }
 
-    /// The queue is served first come, first served, and one at a time.
-    @Test func theQueueKeepsItsOrder() throws {
+    /// The queue is served first come, first served, and one at a time, whichever worker a request came to. Requests
+    /// come while others end, so that new ones and waiting ones compete for what comes free.
+    @Test(arguments: [1, 2, 4])
+    func theQueueKeepsItsOrder(workers: Int) throws {
       let origin = try Origin.answering { _ in
-        usleep(20_000)
+        usleep(3000)
         return responseText("ok")
       }
-      try withProxy([origin], "--max-in-flight", "1") { proxy in
+      try withProxy([origin], "--max-in-flight", "1", workers: workers) { proxy in
         var wires: [Wire] = []
-        for index in 0..<10 {
+        for index in 0..<40 {
           let wire = try proxy.connect()
           try wire.send(requestText("GET", "/\(index)"))
-          #expect(eventually { try proxy.metric("skyproxy_arrivals_total") == Double(index + 1) })
+          // It has its place in the order, with the replica or in the queue, before the next is sent.
+          #expect(
+            eventually {
+              try proxy.metric("skyproxy_attempts_total{replica=\"\(origin.address)\"}")
+                + proxy.metric("skyproxy_queue_waiting") == Double(index + 1)
+            })
           wires.append(wire)
         }
         for wire in wires { #expect(try wire.readResponse().status == 200) }
-        #expect(origin.requests.map(\.target) == (0..<10).map { "/\($0)" })
+        #expect(origin.requests.map(\.target) == (0..<40).map { "/\($0)" })
       }
     }
   }

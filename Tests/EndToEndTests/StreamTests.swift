@@ -43,6 +43,59 @@ extension EndToEnd {
       }
     }
 
+    /// A replica that sends its events at once is told of two at a time. One that waits for word of each before it
+    /// sends the next (Nagle's algorithm) is told of each, from the second stream on at the latest. A pause of the
+    /// machine may look like that: one try of three has to show it.
+    @Test(arguments: [true, false])
+    func eventsAreAcknowledgedInPairs(noDelay: Bool) throws {
+      var seen: [(acknowledged: Double, late: Int)] = []
+      for _ in 0..<3 {
+        let second = try acknowledgementsOfASecondStream(noDelay)
+        seen.append(second)
+        // Told to wait again and again there would be twelve late ones.
+        if second.late < 6, noDelay ? second.acknowledged < 0.7 : second.acknowledged > 0.9 { return }
+      }
+      Issue.record("segments back for each that was sent, and late events: \(seen)")
+    }
+
+    private func acknowledgementsOfASecondStream(_ noDelay: Bool) throws -> (acknowledged: Double, late: Int) {
+      let arrived = Shared(0)
+      let acknowledged = Shared<[Double]>([])
+      let origin = try Origin { visit in
+        visit.wire.setNoDelay(noDelay)
+        guard try visit.request() != nil else { return }
+        try visit.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        arrived.with { $0 = 0 }
+        for index in 0..<200 {
+          try visit.send("data: {\"token\": \(index)}\n\n")
+          guard eventually(patience, { arrived.value == index + 1 }) else {
+            throw TestFailure("event \(index) did not arrive")
+          }
+        }
+        acknowledged.with { $0.append(visit.wire.segmentsReceivedPerSent) }
+      }
+      var late = 0
+      try withProxy([origin]) { proxy in
+        for _ in 0..<2 {
+          let wire = try proxy.connect()
+          try wire.send(requestText())
+          _ = try wire.readResponseHead()
+          var last = monotonic()
+          late = 0
+          for _ in 0..<200 {
+            _ = try wire.text(until: "\n\n")
+            // The time the kernel waits with an acknowledgement, give or take.
+            if (0.03...0.06).contains(monotonic() - last) { late += 1 }
+            last = monotonic()
+            arrived.with { $0 += 1 }
+          }
+          #expect(try wire.readToEnd().isEmpty)
+        }
+        #expect(eventually(patience) { acknowledged.value.count == 2 })
+      }
+      return (try #require(acknowledged.value.last), late)
+    }
+
     @Test func theFirstByteIsNotHeldBack() throws {
       let seen = Event()
       let origin = try Origin { visit in
@@ -205,6 +258,9 @@ extension EndToEnd {
         wire.halfClose()
         #expect(try WebSockets.readFrame(wire) == "last word")
         #expect(wire.awaitEnd() == .closed)
+        #expect(eventually { try proxy.inFlight() == 0 })
+        let replica = try #require(try proxy.replicas().first)
+        #expect(replica["client_gone"] as? Int == 0, "the client has ended what it began")
       }
     }
 

@@ -316,11 +316,25 @@ import Testing
 }
 
 @Suite struct AdminReportTests {
+  @Test(arguments: [
+    (seconds: 0, missed: 30), (seconds: 60, missed: 30), (seconds: 120, missed: 15), (seconds: 3600, missed: 0),
+  ])
+  func whatNobodyWasToldIsOfTheLastMinute(_ seconds: UInt64, _ missed: UInt64) {
+    var told = ToldArrivals(now: 0)
+    told.told(70, now: 1_000)
+    #expect(told.missed(of: 100, now: 1_000 + seconds * 1_000_000_000) == missed)
+  }
+
   @Test func countsComeAtOnceAndAgain() throws {
     let harness = try AdminHarness()
     let client = try harness.client()
     #expect(try client.put(snapshot(3, [entry("a")])).status == 200)
     harness.counters[0].worker.pointee.arrivals = 100
+    // What came before anybody listened is told once.
+    let earlier = try harness.client()
+    try earlier.subscribe(intervalMs: 10)
+    guard case .interval(let missed) = try earlier.report() else { throw TestFailure("no interval") }
+    #expect(missed.arrivals == 100)
     try client.subscribe(intervalMs: 10)
     guard case .interval(let first) = try client.report() else { throw TestFailure("no interval") }
     #expect(first.version == 3)

@@ -1,26 +1,26 @@
 // Corpus inputs, mutated at random: nothing crashes or reads beyond its bytes, and whatever passes is written as
-// something the proxy itself would take, with the same meaning. SKY_SEED=<number> replays a run.
+// something the proxy itself would take, with the same meaning.
 import Glibc
 import ProxyCore
+import SimKit
+import TestSupport
 import Testing
 
 @Suite struct HttpMutationTests {
   @Test func `mutated heads and bodies`() {
-    let seed = getenv("SKY_SEED").flatMap { UInt64(String(cString: $0)) } ?? UInt64.random(in: .min ... .max)
-    print("HttpMutationTests: SKY_SEED=\(seed)")
-    var random = SeededRandom(seed: seed)
+    var chance = Chance()
+    print(chance.replay())
     var fields = FieldTable.allocate(capacity: 64)
     defer { fields.deallocate() }
-    let cases = HttpCase.all
+    let inputs = HttpCase.all.map(\.input)
     for round in 0..<30_000 {
-      var input = cases.randomElement(using: &random)!.input
-      for _ in 0..<Int.random(in: 0...4, using: &random) { mutate(&input, cases, &random) }
+      let input = chance.mutated(chance.pick(inputs), pieces: pieces, others: inputs)
       if input.count > 4000 { continue }
-      let origin: Comment = "seed \(seed), round \(round): \(escaped(input))"
+      let origin: Comment = "\(chance.replay()), round \(round): \(escaped(input))"
       let memory = GuardedBytes(input)
-      checkRequest(memory, &fields, origin, &random)
-      checkResponse(memory, &fields, origin, &random)
-      checkChunked(input, origin, &random)
+      checkRequest(memory, &fields, origin, &chance)
+      checkResponse(memory, &fields, origin, &chance)
+      checkChunked(input, origin, &chance)
       var sectionBytes = 0
       if parseTrailers(memory.base, memory.count, limits: HeadLimits(), fields: &fields, sectionBytes: &sectionBytes)
         == .complete
@@ -39,30 +39,14 @@ private let pieces: [[UInt8]] = [
   "X-Request-Id: 7\r\n", "X-Forwarded-For: 1\r\n", "Expect: 100-continue\r\n", "5\r\nhello\r\n", "0\r\n",
 ].map { Array($0.utf8) }
 
-private func mutate(_ input: inout [UInt8], _ cases: [HttpCase], _ random: inout SeededRandom) {
-  let at = Int.random(in: 0...input.count, using: &random)
-  switch Int.random(in: 0..<6, using: &random) {
-  case 0 where at < input.count: input[at] = UInt8.random(in: .min ... .max, using: &random)
-  case 1 where at < input.count: input.remove(at: at)
-  case 2: input.insert(contentsOf: pieces.randomElement(using: &random)!, at: at)
-  case 3:
-    let end = Int.random(in: at...input.count, using: &random)
-    input.insert(contentsOf: input[at..<end], at: Int.random(in: 0...input.count, using: &random))
-  case 4 where at < input.count: input.removeSubrange(at..<min(input.count, at + Int.random(in: 1...8, using: &random)))
-  default:
-    let other = cases.randomElement(using: &random)!.input
-    input.replaceSubrange(at..., with: other.suffix(Int.random(in: 0...other.count, using: &random)))
-  }
-}
-
 private func checkRequest(
-  _ memory: GuardedBytes, _ fields: inout FieldTable, _ origin: Comment, _ random: inout SeededRandom
+  _ memory: GuardedBytes, _ fields: inout FieldTable, _ origin: Comment, _ chance: inout Chance
 ) {
   var head = RequestHead()
   guard parseRequestHead(memory.base, memory.count, limits: HeadLimits(), fields: &fields, head: &head) == .complete
   else { return }
-  let settings = ["append", "replace", "off"].randomElement(using: &random)!
-  withContext([settings, Bool.random(using: &random) ? "via" : ""]) { context in
+  let settings = ["append", "replace", "off"].randomElement(using: &chance)!
+  withContext([settings, Bool.random(using: &chance) ? "via" : ""]) { context in
     let output = GuardedBytes(count: head.headBytes + requestHeadGrowthMax)
     guard
       let written = writeRequestHead(head, fields, memory.base, context, into: output.base, capacity: output.count)
@@ -88,10 +72,10 @@ private func checkRequest(
 }
 
 private func checkResponse(
-  _ memory: GuardedBytes, _ fields: inout FieldTable, _ origin: Comment, _ random: inout SeededRandom
+  _ memory: GuardedBytes, _ fields: inout FieldTable, _ origin: Comment, _ chance: inout Chance
 ) {
-  let requestWasHead = Bool.random(using: &random)
-  let upgradeOffered = Bool.random(using: &random)
+  let requestWasHead = Bool.random(using: &chance)
+  let upgradeOffered = Bool.random(using: &chance)
   var head = ResponseHead()
   func parse(_ memory: GuardedBytes) -> HeadVerdict {
     parseResponseHead(
@@ -100,7 +84,7 @@ private func checkResponse(
   }
   guard parse(memory) == .complete else { return }
   let first = head
-  let close = Bool.random(using: &random)
+  let close = Bool.random(using: &chance)
   let output = GuardedBytes(count: head.headBytes + responseHeadGrowthMax)
   guard
     let written = writeResponseHead(
@@ -119,11 +103,11 @@ private func checkResponse(
 }
 
 /// One feed and a torn one agree about everything.
-private func checkChunked(_ input: [UInt8], _ origin: Comment, _ random: inout SeededRandom) {
+private func checkChunked(_ input: [UInt8], _ origin: Comment, _ chance: inout Chance) {
   let memory = GuardedBytes(input)
   var whole = ChunkedDecoder()
   let once = whole.feed(memory.base, input.count)
-  let split = Int.random(in: 0...input.count, using: &random)
+  let split = Int.random(in: 0...input.count, using: &chance)
   var torn = ChunkedDecoder()
   let first = torn.feed(memory.base, split)
   var consumed = first.consumed

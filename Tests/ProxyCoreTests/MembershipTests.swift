@@ -113,10 +113,9 @@ import Testing
     let fixture = Fixture()  // 16 places
     let full = (0..<16).map { entry("r\($0)") }
     _ = try fixture.membership.apply(snapshot(1, full), now: 0)
-    var cursor: UInt32 = 0
     guard
       case .replica(let busy) = fixture.board.pick(
-        cursor: &cursor, tried: Tried(), now: 0, rule: EjectionRule())
+        tried: Tried(), isHarmless: true, now: 0, rule: EjectionRule())
     else { throw TestFailure("nothing to pick") }
     var lease = fixture.board.lease(busy)
     _ = try fixture.membership.apply(snapshot(2, Array(full.dropFirst(1))), now: 0)

@@ -101,10 +101,12 @@ final class Link {
   // The proxy's socket.
   var receiveOp = -1
   var sendOp = -1
+  var watchOp = -1
   var connectOp = -1
   /// Queued, not yet with the kernel.
   var receiveQueued = false
   var sendQueued = false
+  var watchQueued = false
   /// Operations in flight on the descriptor, by kind of misuse they would reveal.
   var operations = 0
   var connected = false
@@ -114,8 +116,11 @@ final class Link {
   var resetOnClose = false
   /// errno of a socket that has failed, 0 otherwise.
   var proxyError: Int32 = 0
-  /// A reset has reached the proxy.
+  /// A reset has reached the proxy, and when.
   var proxyDead = false
+  var deadSince: (time: UInt64, turn: Int) = (0, 0)
+  /// When bytes last reached the proxy's socket.
+  var cameAt: UInt64 = 0
   /// The engine has sent its FIN, or is about to, and only lingers.
   var ending = false
   /// The engine has begun to end this connection (shutdown of both ways, close or cancel).

@@ -17,6 +17,8 @@ package struct Profile: Sendable {
   // The ring.
   var buffers = 32...128
   var bufferBytes = [2048, 4096, 16_384]
+  /// Blocks of 16 KiB.
+  var spillBytes = [0, 16_384, 65_536, 1 << 20]
   /// Share of receives cut short, of receives that end early, of receives told "no buffer".
   var shortReceives = 0.1
   var endEarly = 0.02
@@ -48,6 +50,9 @@ package struct Profile: Sendable {
   var dribbles = 0.05
   var slowReaders = 0.05
   var stoppedReaders = 0.0
+  var stopNs = 20 * Nanoseconds.second
+  /// Clients that read and write as fast as they can are done in this time, whatever others do.
+  var steadyNs = 900 * Nanoseconds.second
   var aborts = 0.0
   var halfCloses = 0.0
   var flaws = 0.0
@@ -87,7 +92,8 @@ package struct Profile: Sendable {
   var isCalm = false
 
   package static let all: [Profile] = [
-    calm, choppy, abrupt, flaky, starved, crowded, churn, tunnels, malformed, stalls, chaos,
+    calm, choppy, abrupt, flaky, starved, crowded, churn, tunnels, malformed, stalls, chaos, spills, floods,
+    leavers,
   ]
 
   package static func named(_ name: String) -> Profile? { all.first { $0.name == name } }
@@ -242,6 +248,84 @@ package struct Profile: Sendable {
     profile.expectContinue = 0.3
     profile.maxInFlight = [0, 1, 3]
     profile.slowConnects = 0.1
+    return profile
+  }()
+
+  /// Most readers stop for long, and there is spill memory for all they leave: everybody is served, and those that read
+  /// notice nothing.
+  static let spills = {
+    var profile = Profile(name: "spills")
+    profile.isCalm = true
+    profile.clients = 10...30
+    profile.requestsPerClient = 1...4
+    profile.leaps = 0
+    profile.buffers = 4...10
+    profile.bufferBytes = [256, 2048, 65_536]
+    profile.spillBytes = [64 << 20]
+    profile.stoppedReaders = 0.6
+    profile.stopNs = 50 * Nanoseconds.second
+    profile.steadyNs = 8 * Nanoseconds.second
+    profile.slowReaders = 0.2
+    profile.bigRate = 0.5
+    profile.bigMax = 300_000
+    profile.socketBuffers = [4096, 16_384]
+    profile.streams = 0.4
+    profile.shortReceives = 0.3
+    profile.shortSends = 0.3
+    profile.late = 0.3
+    profile.noBuffers = 0.02
+    profile.cancelRaces = 0.5
+    return profile
+  }()
+
+  /// The same with little or no spill memory: those stalled longest are closed, and buffers keep coming back.
+  static let floods = {
+    var profile = Profile(name: "floods")
+    profile.clients = 10...40
+    profile.buffers = 4...10
+    profile.bufferBytes = [256, 2048, 65_536]
+    profile.spillBytes = [0, 0, 16_384, 65_536, 262_144]
+    profile.stoppedReaders = 0.5
+    profile.slowReaders = 0.3
+    profile.dribbles = 0.2
+    profile.bigRate = 0.5
+    profile.bigMax = 300_000
+    profile.socketBuffers = [512, 4096, 16_384]
+    profile.streams = 0.3
+    profile.upgrades = 0.1
+    profile.shortReceives = 0.3
+    profile.shortSends = 0.3
+    profile.late = 0.3
+    profile.cancelRaces = 0.6
+    profile.aborts = 0.15
+    profile.deaths = 0.1
+    profile.idleCloses = 0.3
+    profile.closesOnRequest = 0.1
+    profile.sendErrors = 0.01
+    profile.hangs = 0.05
+    profile.maxInFlight = [0, 0, 1, 3]
+    return profile
+  }()
+
+  /// Clients that leave while little is received from them: replicas take their time, uploads and pipelined requests
+  /// are larger than what is read ahead.
+  static let leavers = {
+    var profile = Profile(name: "leavers")
+    profile.aborts = 0.7
+    profile.halfCloses = 0.2
+    profile.pipelining = 0.6
+    profile.requestsPerClient = 1...6
+    profile.bufferBytes = [256, 1024]
+    profile.bigRate = 0.4
+    profile.bigMax = 60_000
+    profile.socketBuffers = [1024, 8192, 65_536]
+    profile.hangs = 0.1
+    profile.slowConnects = 0.2
+    profile.streams = 0.3
+    profile.slowReaders = 0.2
+    profile.maxInFlight = [0, 1, 1]
+    profile.upgrades = 0.05
+    profile.late = 0.2
     return profile
   }()
 

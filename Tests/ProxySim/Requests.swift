@@ -1,6 +1,7 @@
 // What the oracle knows of each request and of each answer a replica gave to it.
 
 import ProxyCore
+import SimKit
 
 enum Method: String, CaseIterable {
   case get = "GET"
@@ -103,6 +104,7 @@ struct Attempt {
   /// Bytes the proxy has read in answer.
   var answered = 0
   var offeredAt: UInt64
+  let turn: Int
 }
 
 // MARK: - What the oracle hears from the sockets
@@ -141,7 +143,7 @@ extension World {
       request.isPoisoned = true
       request.trouble = true
     }
-    request.attempts.append(Attempt(link: link.id, offeredAt: now))
+    request.attempts.append(Attempt(link: link.id, offeredAt: now, turn: turn))
     link.offered = request
     link.offers += 1
     link.answered = 0
@@ -199,6 +201,17 @@ extension World {
       toldGone.append(link)
     } else if result != -105 && result != -125 {
       markGone(link)
+    }
+  }
+
+  /// The engine is told what a watch has found.
+  func tellWatch(_ link: Link, _ found: Int32) {
+    guard found > 0, !link.stopped else { return }
+    if found & PeerEnd.broken != 0 {
+      markGone(link)
+    } else if found & PeerEnd.both == 0 {
+      link.toldEnd = true
+      toldGone.append(link)
     }
   }
 

@@ -1,5 +1,7 @@
 // A client on one connection, played from a script drawn before it begins, and the judge of what it gets.
 
+import SimKit
+
 /// How fast an end reads or writes.
 enum Pace {
   case eager
@@ -61,7 +63,7 @@ final class SimClient: Peer {
   var isDone: Bool { mode == .done }
   /// It reads and writes as fast as it can and never leaves early.
   private var isSteady: Bool {
-    if case .eager = readPace, case .eager = writePace, departure == .none, stopsAfter == .max { return true }
+    if case .eager = readPace, case .eager = writePace, departure == .none, stopsFor == 0 { return true }
     return false
   }
 
@@ -151,7 +153,7 @@ final class SimClient: Peer {
     }
     if chance.hit(profile.stoppedReaders) {
       stopsAfter = chance.size(20_000)
-      stopsFor = chance.delay(20 * Nanoseconds.second)
+      stopsFor = chance.delay(profile.stopNs)
     }
     let leaves = chance.hit(profile.aborts)
     if leaves || chance.hit(profile.halfCloses) {
@@ -168,11 +170,11 @@ final class SimClient: Peer {
   /// Begins to connect.
   func start(_ world: World, after delay: UInt64, bound: UInt64) {
     startsAt = world.now + delay
-    deadline = startsAt + bound
+    deadline = startsAt + (isSteady ? min(bound, world.profile.steadyNs + lingers) : bound)
     if departsAt != .max { departsAt += startsAt }
     world.wake(index, at: startsAt)
-    world.calendar.add(.wakePeer, index, 0, at: deadline)
-    if departsAt != .max { world.calendar.add(.wakePeer, index, 0, at: departsAt) }
+    world.calendar.add(Event(kind: .wakePeer, a: index, b: 0), at: deadline)
+    if departsAt != .max { world.calendar.add(Event(kind: .wakePeer, a: index, b: 0), at: departsAt) }
   }
 
   // MARK: acting

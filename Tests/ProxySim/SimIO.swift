@@ -1,6 +1,7 @@
 // The simulated `RingIO`: a thin face on `World`, which peers and the driver share.
 
 import ProxyCore
+import SimKit
 
 package struct SimIO: RingIO, ~Copyable {
   private let world: World
@@ -27,6 +28,7 @@ package struct SimIO: RingIO, ~Copyable {
   package mutating func send(_ fd: Int32, gathering slices: UnsafePointer<IOSlice>, _ count: Int, token: Token) {
     world.send(fd, slices, count, token: token)
   }
+  package mutating func watch(_ fd: Int32, fin: Bool, token: Token) { world.watch(fd, fin: fin, token: token) }
   package mutating func connect(_ fd: Int32, to address: UnsafePointer<SocketAddress>, token: Token) {
     world.connect(fd, to: address, token: token)
   }
@@ -38,12 +40,15 @@ package struct SimIO: RingIO, ~Copyable {
   package mutating func armWake(token: Token) { world.armWake(token: token) }
 
   package mutating func openSocket(for address: UnsafePointer<SocketAddress>) -> Int32 { world.openSocket() }
+  package mutating func delayAcks(_ fd: Int32, _ isOn: Bool) {}
   package mutating func resetOnClose(_ fd: Int32) { world.resetOnClose(fd) }
+  package mutating func unread(on fd: Int32) -> Unread { world.unread(on: fd) }
   package mutating func peerAddress(of fd: Int32) -> SocketAddress { world.peerAddress(of: fd) }
 
   package var bufferSize: Int { world.bufferBytes }
   package var bufferCount: Int { world.bufferCount }
   package var buffersFree: Int { world.buffersFree }
+  package var buffersNext: Int { world.buffersFree }
   package func bytes(of buffer: BufferID) -> UnsafeMutableRawPointer { world.bytes(of: buffer) }
   package mutating func giveBack(_ buffer: BufferID) { world.giveBack(buffer) }
 }

@@ -2,6 +2,7 @@
 // answers in one of the many ways replicas have.
 
 import ProxyCore
+import SimKit
 
 final class SimReplica {
   let index: Int

@@ -2,6 +2,7 @@
 // invariants that must hold whatever happens.
 
 import ProxyCore
+import SimKit
 import Synchronization
 
 /// What requests must fit, and what they may not.
@@ -20,6 +21,8 @@ package struct SimResult {
   package var turns = 0
   /// Simulated nanoseconds.
   package var time: UInt64 = 0
+  package var spilledBytes: UInt64 = 0
+  package var shed: UInt64 = 0
   package var tail: [String] = []
 }
 
@@ -51,6 +54,8 @@ private struct Simulation: ~Copyable {
   private var nextChange = UInt64.max
   private var changesLeft = 0
   private var drainsAt = UInt64.max
+  /// When a quarter of the buffers was last free.
+  private var shortSince: (time: UInt64, turn: Int) = (0, 0)
   private var draining = false
 
   init(seed: UInt64, profile: Profile, verbose: Bool) {
@@ -95,12 +100,13 @@ private struct Simulation: ~Copyable {
     let second = Nanoseconds.second
     config.queueTimeoutNs = (profile.isCalm ? 60 : 3) * second
     config.headTimeoutNs = (profile.isCalm ? 10 : 2) * second
-    config.idleTimeoutNs = 6 * second
+    // Longer than a reader stops: it has all its answers and reads none.
+    config.idleTimeoutNs = (profile.isCalm ? 100 : 6) * second
     config.connectTimeoutNs = 1500 * Nanoseconds.millisecond
     config.responseTimeoutNs = (profile.isCalm ? 60 : 8) * second
     config.streamTimeoutNs = (profile.isCalm ? 60 : 5) * second
     config.tunnelTimeoutNs = 10 * second
-    config.lingerNs = 300 * Nanoseconds.millisecond
+    config.lingerNs = profile.isCalm ? 100 * second : 300 * Nanoseconds.millisecond
     config.poolIdleNs = chance.pick([3 * second, 200 * Nanoseconds.millisecond, 5 * Nanoseconds.millisecond])
     config.poolSize = chance.pick([1, 2, 64])
     config.halfCloseGraceNs = chance.pick([0, 10 * Nanoseconds.millisecond])
@@ -109,6 +115,7 @@ private struct Simulation: ~Copyable {
     config.forwarded = chance.hit(0.5) ? .append : .replace
     config.streamWindow = UInt32(max(2 * bufferBytes, chance.pick([4096, 16_384, 65_536])))
     config.retryPercent = UInt32(chance.pick([0, 20, 100]))
+    config.spillBytes = chance.pick(profile.spillBytes)
     return config
   }
 
@@ -184,6 +191,8 @@ private struct Simulation: ~Copyable {
     }
     result.turns = world.turn
     result.time = world.now
+    result.spilledBytes = counters.worker.pointee.spilledBytes
+    result.shed = counters.worker.pointee.slowClientsShed
     if world.failure != nil { result.tail = world.trace.tail(200) }
     CrashReport.unwatch()
     return result
@@ -211,7 +220,7 @@ private struct Simulation: ~Copyable {
 
   // MARK: invariants
 
-  private func checkTurn() {
+  private mutating func checkTurn() {
     if world.turn > Simulation.turnsMax { world.fail("too many turns: the worker spins") }
     let exchanges = Int(board.shared.pointee.exchanges.load(ordering: .relaxed))
     let queued = Int(board.shared.pointee.queued.load(ordering: .relaxed))
@@ -235,6 +244,15 @@ private struct Simulation: ~Copyable {
     for client in clients where client.link.fd >= 0 && !client.link.proxyClosed && client.link.goneTurn < 0 {
       live += 1
       checkHeld(client.link)
+      checkDead(client.link)
+    }
+    // Buffers are not for storing bytes: while they are short, none stays out for long.
+    if world.buffersFree >= world.bufferCount / 4 { shortSince = (world.now, world.turn) }
+    if let lent = world.oldestLent(besides: 100), world.turn > shortSince.turn + 100 {
+      let since = max(lent, shortSince.time)
+      if world.now > since + 2 * Nanoseconds.second {
+        world.fail("a buffer has been lent out for \((world.now - since) / 1_000_000) ms while others wait for one")
+      }
     }
     if exchanges > live { world.fail("\(exchanges) exchanges are open for \(live) clients that are still there") }
     for link in world.toldGone { checkGone(link) }
@@ -265,25 +283,38 @@ private struct Simulation: ~Copyable {
     }
   }
 
+  /// A reset that has reached the socket does not stay unnoticed, whether anything is received from it or not.
+  private func checkDead(_ link: Link) {
+    guard link.proxyDead, let request = served(link), let attempt = request.attempts.last else { return }
+    if world.turn > max(link.deadSince.turn, attempt.turn) + 3,
+      world.now > max(link.deadSince.time, attempt.offeredAt) + 5 * Nanoseconds.millisecond + profile.lateNs
+    {
+      world.fail("link \(link.id)'s client is long gone, but the replica of request \(request.id) still works for it")
+    }
+  }
+
   /// DESIGN rule 8: the client has left, so its replica connection ends in the same turn.
   private func checkGone(_ link: Link) {
-    guard let client = link.peer as? SimClient, !link.ending else { return }
-    for request in client.script {
-      guard let attempt = request.attempts.last else { continue }
+    guard let request = served(link), let attempt = request.attempts.last else { return }
+    if link.goneTurn == world.turn {
+      world.fail("link \(link.id)'s client has gone, but the replica of request \(request.id) still works for it")
+    } else if link.toldEnd, !config.halfCloseAnswers, request.isSent,
+      world.now > max(link.lastTaken, link.cameAt, attempt.offeredAt) + config.halfCloseGraceNs + 1_000_000
+    {
+      world.fail("link \(link.id)'s client has closed, but the replica of request \(request.id) still works for it")
+    }
+  }
+
+  /// The client's request that a replica works on.
+  private func served(_ link: Link) -> RequestRecord? {
+    guard let client = link.peer as? SimClient, !link.ending else { return nil }
+    return client.script.first { request in
+      guard let attempt = request.attempts.last else { return false }
       let upstream = world.links[attempt.link]
       guard upstream.offered === request, !request.isPoisoned, !request.upgrades, !upstream.stopped,
         !upstream.proxyClosed
-      else { continue }
-      let isAnswered =
-        !request.plans.isEmpty && upstream.toProxy.read >= min(upstream.toProxy.accepted, upstream.unaskedFrom)
-      if isAnswered { continue }
-      if link.goneTurn == world.turn {
-        world.fail("link \(link.id)'s client has gone, but the replica of request \(request.id) still works for it")
-      } else if link.toldEnd, !config.halfCloseAnswers, request.isSent,
-        world.now > max(link.lastTaken, attempt.offeredAt) + config.halfCloseGraceNs + 1_000_000
-      {
-        world.fail("link \(link.id)'s client has closed, but the replica of request \(request.id) still works for it")
-      }
+      else { return false }
+      return request.plans.isEmpty || upstream.toProxy.read < min(upstream.toProxy.accepted, upstream.unaskedFrom)
     }
   }
 

@@ -1,6 +1,8 @@
 // HTTP/1.1 as the peers speak it: a plain reader and a few writers, written apart from the proxy's own parsers so that
 // both cannot be wrong in the same way.
 
+import SimKit
+
 struct Head {
   /// The start line's three parts; the third may be empty.
   var first = ""

@@ -2,13 +2,14 @@
 // watches the engine as a user of the interface: what a real kernel would punish late and obscurely fails here at once.
 
 import ProxyCore
+import SimKit
 
 package final class World {
   package let profile: Profile
   package internal(set) var now: UInt64 = 1_000 * Nanoseconds.second
   /// Chance of the kernel and network; peers have their own.
   var chance: Chance
-  var calendar = Calendar()
+  var calendar = Calendar<UInt64, Event>()
   var trace = Trace()
   /// The first thing found wrong.
   package internal(set) var failure: String?
@@ -43,6 +44,7 @@ package final class World {
     var checksum: UInt64 = 0
     var addressWord: UInt64 = 0
     var target = Token(raw: 0)
+    var watchesFin = false
     var how = ShutdownHow.both
     /// Its last completion is decided: posted, or on the calendar.
     var ended = false
@@ -72,6 +74,8 @@ package final class World {
   private let memory: UnsafeMutableRawPointer
   private var freeBuffers: [Int32]
   private var lent: [Bool]
+  /// When each was lent, and in which turn.
+  private var lentAt: [(time: UInt64, turn: Int)]
   var lentNow: Int { bufferCount - freeBuffers.count }
 
   // Peers and the oracle.
@@ -90,6 +94,7 @@ package final class World {
     memory.initializeMemory(as: UInt8.self, repeating: 0xDD, count: bufferCount * bufferBytes)
     freeBuffers = (0..<Int32(bufferCount)).reversed()
     lent = Array(repeating: false, count: bufferCount)
+    lentAt = Array(repeating: (0, 0), count: bufferCount)
   }
 
   deinit { memory.deallocate() }
@@ -104,7 +109,7 @@ package final class World {
   func log(_ text: StaticString, _ a: Int = 0, _ b: Int = 0, _ c: Int = 0) { trace.add(now, text, a, b, c) }
 
   func schedule(_ kind: EventKind, _ a: Int, _ b: Int = 0, after delay: UInt64) {
-    calendar.add(kind, a, b, at: now + delay)
+    calendar.add(Event(kind: kind, a: a, b: b), at: now + delay)
   }
 
   // MARK: turns
@@ -125,7 +130,7 @@ package final class World {
         } else {
           perform(op)
         }
-      case .accept, .wake, .connect, .receive, .send, .cancel: perform(op)
+      case .accept, .wake, .connect, .receive, .send, .watch, .cancel: perform(op)
       }
     }
     submissions.removeAll(keepingCapacity: true)
@@ -293,6 +298,20 @@ package final class World {
     return value
   }
 
+  func watch(_ fd: Int32, fin: Bool, token: Token) {
+    guard let link = openLink(fd, "watch") else { return }
+    log(fin ? "watch for the end: link" : "watch for a break: link", link.id)
+    if link.watchOp >= 0 || link.watchQueued { fail("a second watch was armed on link \(link.id)") }
+    link.watchQueued = true
+    let op = queue(.watch, token, link: link)
+    ops[op].watchesFin = fin
+  }
+
+  func unread(on fd: Int32) -> Unread {
+    guard let link = openLink(fd, "unread") else { return Unread(bytes: 0, silenceNs: 0) }
+    return Unread(bytes: link.toProxy.available, silenceNs: now - link.cameAt)
+  }
+
   func connect(_ fd: Int32, to address: UnsafePointer<SocketAddress>, token: Token) {
     guard let link = openLink(fd, "connect") else { return }
     if link.connectOp >= 0 || link.connected { fail("a second connect on link \(link.id)") }
@@ -397,6 +416,10 @@ package final class World {
       link!.sendQueued = false
       link!.sendOp = op
       trySend(link!)
+    case .watch:
+      link!.watchQueued = false
+      link!.watchOp = op
+      tryWatch(link!)
     case .shutdown: performShutdown(op, link!)
     case .close: performClose(op, link!)
     case .cancel: performCancel(op)
@@ -430,6 +453,9 @@ package final class World {
       log("sent: link, result", link!.id, Int(completion.result))
       if checksum(op) != ops[op].checksum { fail("bytes changed while being sent on link \(link!.id)") }
       tellSend(link!, Int(completion.result), ops[op].total)
+    case .watch:
+      log("watched: link, result", link!.id, Int(completion.result))
+      tellWatch(link!, completion.result)
     case .connect:
       log("connected: link, result", link!.id, Int(completion.result))
     case .accept: log("accepted: result, more", Int(completion.result), completion.more ? 1 : 0)
@@ -578,6 +604,24 @@ package final class World {
     post(op, result)
   }
 
+  // MARK: watching
+
+  func tryWatch(_ link: Link) {
+    guard link.watchOp >= 0 else { return }
+    let op = link.watchOp
+    var found: Int32 = 0
+    if link.proxyError != 0 { found |= PeerEnd.broken }
+    if link.proxyDead || (link.proxyShutWrite && (link.toProxy.finArrived || link.proxyShutRead)) {
+      found |= PeerEnd.both
+    }
+    if ops[op].watchesFin && (link.proxyDead || link.toProxy.finArrived || link.proxyShutRead) {
+      found |= PeerEnd.fin
+    }
+    guard found != 0 else { return }
+    link.watchOp = -1
+    finish(op, found)
+  }
+
   // MARK: sending
 
   func trySend(_ link: Link) {
@@ -650,7 +694,7 @@ package final class World {
     var at = now + latency + chance.delay(latency / 4 + 1)
     at = max(at, toProxy ? link.toProxy.lastArrival : link.toPeer.lastArrival)
     if toProxy { link.toProxy.lastArrival = at } else { link.toPeer.lastArrival = at }
-    calendar.add(toProxy ? .arriveAtProxy : .arriveAtPeer, link.id, mark, at: at)
+    calendar.add(Event(kind: toProxy ? .arriveAtProxy : .arriveAtPeer, a: link.id, b: mark), at: at)
   }
 
   private func arriveAtProxy(_ link: Link, _ mark: Int) {
@@ -662,9 +706,11 @@ package final class World {
       }
       return
     }
+    if mark > link.toProxy.arrived { link.cameAt = now }
     link.toProxy.arrive(mark)
     if link.toProxy.finQueued && mark == link.toProxy.accepted { link.toProxy.finArrived = true }
     tryReceive(link)
+    tryWatch(link)
     // What was delivered leaves room at the sender.
     if link.toProxy.room > 0 { link.peer?.wake(self) }
   }
@@ -698,9 +744,11 @@ package final class World {
     log("reset reaches proxy: link", link.id)
     link.proxyError = 104
     link.proxyDead = true
+    link.deadSince = (now, turn)
     link.toPeer.dead = true
     if chance.hit(0.5) { link.toProxy.discardUnread() } else { link.toProxy.dead = true }
     link.toProxy.finArrived = false
+    tryWatch(link)
     tryReceive(link)
     trySend(link)
   }
@@ -730,6 +778,7 @@ package final class World {
     }
     if ops[op].how == .both { link.proxyShutRead = true }
     finish(op, 0)
+    tryWatch(link)
     tryReceive(link)
     trySend(link)
   }
@@ -784,6 +833,9 @@ package final class World {
       link?.receiveOp = -1
       post(op, -125)
     case .send: endSend(link!, -125)
+    case .watch:
+      link!.watchOp = -1
+      post(op, -125)
     case .connect:
       if chance.hit(profile.cancelRaces) { connectEnds(op) } else { finish(op, -125) }
     case .accept:
@@ -801,6 +853,7 @@ package final class World {
     freeBuffers.swapAt(place, freeBuffers.count - 1)
     let buffer = freeBuffers.removeLast()
     lent[Int(buffer)] = true
+    lentAt[Int(buffer)] = (now, turn)
     return buffer
   }
 
@@ -825,6 +878,15 @@ package final class World {
 
   var buffersFree: Int { freeBuffers.count }
 
+  /// Since when the buffer that was lent first is out; those of the last `turns` turns do not count.
+  func oldestLent(besides turns: Int) -> UInt64? {
+    var oldest: UInt64?
+    for buffer in 0..<bufferCount where lent[buffer] && lentAt[buffer].turn + turns < turn {
+      oldest = min(oldest ?? .max, lentAt[buffer].time)
+    }
+    return oldest
+  }
+
   // MARK: peers
 
   func add(_ peer: Peer) -> Int {
@@ -837,7 +899,7 @@ package final class World {
   func wake(_ peer: Int, at: UInt64) {
     guard at < peerWakes[peer] else { return }
     peerWakes[peer] = at
-    calendar.add(.wakePeer, peer, 0, at: max(at, now))
+    calendar.add(Event(kind: .wakePeer, a: peer, b: 0), at: max(at, now))
   }
 }
 

@@ -1,6 +1,8 @@
 // Addresses as text, judged against the C library.
 
 import Glibc
+import SimKit
+import TestSupport
 import Testing
 
 @testable import ProxyWire
@@ -61,6 +63,10 @@ import Testing
     return inet_pton(AF_INET6, text, &bytes) == 1 ? bytes : nil
   }
 
+  private func octets(_ address: (high: UInt64, low: UInt64)) -> [UInt8] {
+    [address.high, address.low].flatMap { half in withUnsafeBytes(of: half.bigEndian) { Array($0) } }
+  }
+
   /// The C library is the judge of what an address is and how it is written.
   @Test func agreesWithTheLibrary() {
     var chance = Chance()
@@ -74,23 +80,21 @@ import Testing
         let (high, low) = (chance.sparse(), chance.sparse())
         let mine = formatIPv6(high: high, low: low)
         text = chance.below(3) == 0 ? chance.mutated(Array(mine.utf8)) : Array(mine.utf8)
-        var bytes = (0..<16).map { UInt8(truncatingIfNeeded: ($0 < 8 ? high : low) >> UInt64((7 - $0 % 8) * 8)) }
+        var bytes = octets((high, low))
         var buffer = [CChar](repeating: 0, count: 64)
         inet_ntop(AF_INET6, &bytes, &buffer, 64)
         let theirs = String(decoding: buffer.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
         // The library also writes ::a.b.c.d, which RFC 5952 leaves to prefixes known to embed IPv4.
-        if high != 0 || low >> 32 != 0 { #expect(mine == theirs, "\(chance.replay)") }
+        if high != 0 || low >> 32 != 0 { #expect(mine == theirs, "\(chance.replay())") }
       }
       if text.contains(0) { continue }
       let shown = String(decoding: text, as: UTF8.self)
       if shown.utf8.count != text.count { continue }
-      let mine = parseIPv6(text[...]).map { value in
-        (0..<16).map { UInt8(truncatingIfNeeded: ($0 < 8 ? value.high : value.low) >> UInt64((7 - $0 % 8) * 8)) }
-      }
-      #expect(mine == kernelIPv6(shown), "\(quoted(shown)), \(chance.replay)")
+      let mine = parseIPv6(text[...]).map(octets)
+      #expect(mine == kernelIPv6(shown), "\(quoted(shown)), \(chance.replay())")
       var address: UInt32 = 0
       let theirs = inet_pton(AF_INET, shown, &address) == 1 ? UInt32(bigEndian: address) : nil
-      #expect(parseIPv4(text[...]) == theirs, "\(quoted(shown)), \(chance.replay)")
+      #expect(parseIPv4(text[...]) == theirs, "\(quoted(shown)), \(chance.replay())")
     }
   }
 
@@ -100,7 +104,7 @@ import Testing
       for _ in 0..<5_000 {
         let mutated = String(decoding: chance.mutated(Array(text.utf8)), as: UTF8.self)
         guard let endpoint = try? Endpoint.parse(mutated) else { continue }
-        #expect((try? Endpoint.parse(endpoint.description)) == endpoint, "\(chance.replay)")
+        #expect((try? Endpoint.parse(endpoint.description)) == endpoint, "\(chance.replay())")
       }
     }
   }

@@ -1,5 +1,7 @@
 // The JSON reader and writer: documents, errors with positions, every prefix, mutations.
 
+import SimKit
+import TestSupport
 import Testing
 
 @testable import ProxyWire
@@ -185,7 +187,7 @@ import Testing
       let once = writer.take()
       var again = JsonWriter()
       again.value(try Json.parse(once))
-      #expect(again.take() == once, "round \(round), \(chance.replay)")
+      #expect(again.take() == once, "round \(round), \(chance.replay())")
     }
   }
 

@@ -49,11 +49,14 @@ package final class Origin: @unchecked Sendable {
     package func send(_ text: String) throws { try wire.send(text) }
   }
 
-  /// - Parameter script: what to do with one connection; it is closed when the script ends. A script that throws notes a
-  ///   problem.
-  package init(on address: Address = .ipv4("127.0.0.1", 0), script: @escaping Script) throws {
+  /// - Parameters:
+  ///   - script: what to do with one connection; it is closed when the script ends. A script that throws notes a problem.
+  ///   - receiveBuffer: bytes the kernel may hold for each connection.
+  package init(
+    on address: Address = .ipv4("127.0.0.1", 0), receiveBuffer: Int32? = nil, script: @escaping Script
+  ) throws {
     self.script = script
-    listener = try Listener(address)
+    listener = try Listener(address, receiveBuffer: receiveBuffer)
     startAccepting()
   }
 

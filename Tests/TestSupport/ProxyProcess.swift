@@ -48,8 +48,8 @@ package final class ProxyProcess: Sendable {
   package var url: String { "http://\(address)" }
   package var log: String { child.standardError }
 
-  package func connect(receiveBuffer: Int32? = nil) throws -> Wire {
-    try Wire(to: address, receiveBuffer: receiveBuffer)
+  package func connect(receiveBuffer: Int32? = nil, sendBuffer: Int32? = nil) throws -> Wire {
+    try Wire(to: address, receiveBuffer: receiveBuffer, sendBuffer: sendBuffer)
   }
 
   /// One request on a connection of its own.

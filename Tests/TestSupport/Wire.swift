@@ -89,12 +89,19 @@ package final class Wire: @unchecked Sendable {
   package private(set) var end: End?
   private var isOpen = true
 
-  /// - Parameter receiveBuffer: bytes the kernel may hold for us; small ones make us a slow reader soon.
-  package init(to address: Address, receiveBuffer: Int32? = nil, deadline: Double = patience) throws {
+  /// - Parameters:
+  ///   - receiveBuffer: bytes the kernel may hold for us; small ones make us a slow reader soon.
+  ///   - sendBuffer: the same for the other direction.
+  package init(
+    to address: Address, receiveBuffer: Int32? = nil, sendBuffer: Int32? = nil, deadline: Double = patience
+  ) throws {
     fd = socket(address.family, Wire.streamType, 0)
     guard fd >= 0 else { throw TestFailure("socket: \(errno)") }
     if var size = receiveBuffer {
       setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, socklen_t(MemoryLayout<Int32>.size))
+    }
+    if var size = sendBuffer {
+      setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, socklen_t(MemoryLayout<Int32>.size))
     }
     makeReady()
     let result = address.withSocketAddress { connect(fd, $0, $1) }
@@ -124,8 +131,22 @@ package final class Wire: @unchecked Sendable {
 
   private func makeReady() {
     _ = fcntl(fd, F_SETFL, O_NONBLOCK)
-    var one: Int32 = 1
-    setsockopt(fd, Int32(IPPROTO_TCP), TCP_NODELAY, &one, socklen_t(MemoryLayout<Int32>.size))
+    setNoDelay(true)
+  }
+
+  /// Off: a small piece is sent when the one before has been acknowledged (Nagle's algorithm).
+  package func setNoDelay(_ isOn: Bool) {
+    var value: Int32 = isOn ? 1 : 0
+    setsockopt(fd, Int32(IPPROTO_TCP), TCP_NODELAY, &value, socklen_t(MemoryLayout<Int32>.size))
+  }
+
+  /// TCP segments that have come, acknowledgements for the most part, for each that was sent with data.
+  package var segmentsReceivedPerSent: Double {
+    // tcpi_segs_in and tcpi_data_segs_out of linux/tcp.h, which the C library's own struct ends before.
+    var info = [UInt32](repeating: 0, count: 64)
+    var length = socklen_t(info.count * MemoryLayout<UInt32>.size)
+    getsockopt(fd, Int32(IPPROTO_TCP), TCP_INFO, &info, &length)
+    return Double(info[35]) / Double(info[39])
   }
 
   private func awaitSocket(_ events: Int32, _ deadline: Double) -> Bool {
@@ -273,13 +294,16 @@ package final class Listener: @unchecked Sendable {
   private var fillers: [Int32] = []
   private let isInterrupted = Event()
 
-  /// Port 0 lets the kernel choose. `reuse`: a port that was just in use.
-  package init(_ wanted: Address = .ipv4("127.0.0.1", 0), backlog: Int32 = 1024) throws {
+  /// Port 0 lets the kernel choose. `receiveBuffer`: of each connection it accepts.
+  package init(_ wanted: Address = .ipv4("127.0.0.1", 0), backlog: Int32 = 1024, receiveBuffer: Int32? = nil) throws {
     fd = socket(wanted.family, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
     guard fd >= 0 else { throw TestFailure("socket: \(errno)") }
     _ = fcntl(fd, F_SETFL, O_NONBLOCK)
     var one: Int32 = 1
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, socklen_t(MemoryLayout<Int32>.size))
+    if var size = receiveBuffer {
+      setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, socklen_t(MemoryLayout<Int32>.size))
+    }
     let descriptor = fd
     guard wanted.withSocketAddress({ bind(descriptor, $0, $1) }) == 0, listen(fd, backlog) == 0 else {
       let problem = String(cString: strerror(errno))

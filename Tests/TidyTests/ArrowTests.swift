@@ -15,12 +15,18 @@ import Testing
     Rule(folder: "Sources/Proxy/ProxyWire", allowed: []),
     Rule(
       folder: "Sources/Proxy/ProxyCore", allowed: ["Glibc", "ProxyWire", "Synchronization"],
-      except: ["Sources/Proxy/ProxyCore/Ring/"]),
+      except: ["Sources/Proxy/ProxyCore/Ring/", "Sources/Proxy/ProxyCore/Tls/"]),
     Rule(folder: "Sources/Proxy/ProxyCore/Ring", allowed: ["CLiburing", "Glibc", "Synchronization"]),
+    Rule(folder: "Sources/Proxy/ProxyCore/Tls", allowed: ["COpenSSL", "Glibc", "Synchronization"]),
     Rule(folder: "Sources/Proxy/ProxyCore/Http", allowed: []),
     Rule(folder: "Sources/Proxy/ProxyCore/Engine", allowed: ["Synchronization"]),
     Rule(folder: "Sources/Proxy/sky-proxy", allowed: ["Glibc", "ProxyCore"]),
     Rule(folder: "Sources/Control/Yaml", allowed: []),
+    Rule(folder: "Sources/Control/SkyCLI", allowed: ["ControlCore", "Foundation", "Yaml"]),
+    Rule(folder: "Sources/Control/sky", allowed: ["SkyCLI"]),
+    Rule(folder: "Tests/SimKit", allowed: []),
+    Rule(folder: "Tests/ProxySim", allowed: ["Glibc", "ProxyCore", "SimKit", "Synchronization"]),
+    Rule(folder: "Tests/ControlSim", allowed: ["ControlCore", "Foundation", "Glibc", "ProxyWire", "SimKit"]),
   ]
 
   @Test(arguments: rules)

@@ -1,6 +1,8 @@
 // Hostile documents: deep, wide, unfolding, random. Time, memory and stack stay within bounds.
 
 import Foundation
+import SimKit
+import TestSupport
 import Testing
 
 @testable import Yaml
@@ -106,42 +108,19 @@ import Testing
 
   // MARK: - Chance
 
-  /// Corpus documents changed at random. A failure prints the seed; `SKY_FUZZ_SEED` runs it again, `SKY_FUZZ_RUNS` says
-  /// how many documents to try.
+  /// Corpus documents changed at random; SKY_RUNS says how many to try.
   @Test func changedDocuments() {
-    let environment = ProcessInfo.processInfo.environment
-    let seed = environment["SKY_FUZZ_SEED"].flatMap { UInt64($0) } ?? UInt64.random(in: 1...UInt64.max)
-    let runs = environment["SKY_FUZZ_RUNS"].flatMap { Int($0) } ?? 3000
-    print("YAML fuzz: SKY_FUZZ_SEED=\(seed) SKY_FUZZ_RUNS=\(runs)")
+    let runs = ProcessInfo.processInfo.environment["SKY_RUNS"].flatMap { Int($0) } ?? 3000
+    var chance = Chance()
+    print(chance.replay())
     let corpus = Case.all.map(\.bytes)
-    var random = SeededRandom(state: seed)
-    for _ in 0..<runs { check(changed(corpus, &random)) }
+    for _ in 0..<runs { check(chance.mutated(chance.pick(corpus), pieces: Self.pieces, others: corpus)) }
   }
 
-  private func changed(_ corpus: [[UInt8]], _ random: inout SeededRandom) -> [UInt8] {
-    let parts: [String] = [
-      "\n", "\n\n", " ", "  ", "\t", "- ", "? ", ": ", ":", ",", "[", "]", "{", "}", "&a ", "*a", "!!str ", "!t ", "#",
-      " #c", "\"",
-      "'", "|\n", ">-\n", "|2\n", "---\n", "...\n", "%YAML 1.2\n", "<<: ", "\r\n", "\\", "\u{FEFF}", "é", "0x1", "1:30",
-      ".inf",
-    ]
-    var bytes = corpus.randomElement(using: &random) ?? []
-    for _ in 0..<Int.random(in: 1...5, using: &random) {
-      let place = Int.random(in: 0...bytes.count, using: &random)
-      let after = Swift.min(bytes.count, place + Int.random(in: 1...4, using: &random))
-      switch Int.random(in: 0..<6, using: &random) {
-      case 0, 1: bytes.insert(contentsOf: parts.randomElement(using: &random)!.utf8, at: place)
-      case 2: bytes.removeSubrange(place..<after)
-      case 3: if place < bytes.count { bytes[place] = UInt8.random(in: 0...255, using: &random) }
-      case 4:
-        let other = corpus.randomElement(using: &random)!
-        let from = Int.random(in: 0...other.count, using: &random)
-        bytes.insert(contentsOf: other[from..<Swift.min(other.count, from + 20)], at: place)
-      default:
-        let copy = Array(bytes[place..<after])
-        bytes.insert(contentsOf: copy, at: place)
-      }
-    }
-    return bytes
-  }
+  private static let pieces: [[UInt8]] = [
+    "\n", "\n\n", " ", "  ", "\t", "- ", "? ", ": ", ":", ",", "[", "]", "{", "}", "&a ", "*a", "!!str ", "!t ", "#",
+    " #c", "\"",
+    "'", "|\n", ">-\n", "|2\n", "---\n", "...\n", "%YAML 1.2\n", "<<: ", "\r\n", "\\", "\u{FEFF}", "é", "0x1", "1:30",
+    ".inf",
+  ].map { Array($0.utf8) }
 }

@@ -129,7 +129,8 @@ if let seed = options.seed {
   }
   print(
     "seed \(seed) profile \(profile.name) passed: \(result.requests) requests, "
-      + "\(result.answered) answered by replicas, \(result.local) by the proxy, \(result.turns) turns")
+      + "\(result.answered) answered by replicas, \(result.local) by the proxy, \(result.turns) turns, "
+      + "\(result.spilledBytes) bytes spilled, \(result.shed) clients shed")
   exit(0)
 }
 runMany(options)

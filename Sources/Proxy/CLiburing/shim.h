@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
@@ -132,6 +133,13 @@ static inline void sky_prep_sendmsg(struct io_uring_sqe *s, int fd, struct msghd
   s->user_data = token;
 }
 
+static inline void sky_prep_poll(struct io_uring_sqe *s, int fd, uint32_t events, uint64_t token) {
+  s->opcode = IORING_OP_POLL_ADD;
+  s->fd = fd;
+  s->poll32_events = events;
+  s->user_data = token;
+}
+
 static inline void sky_prep_connect(struct io_uring_sqe *s, int fd, const void *address, unsigned length,
                                     uint64_t token) {
   s->opcode = IORING_OP_CONNECT;
@@ -216,10 +224,26 @@ static inline int sky_socket(int family) {
   if (family != AF_UNIX) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
   return fd;
 }
+// 0: acknowledgements wait for something to send, or for the second piece that comes (man 7 tcp, TCP_QUICKACK).
+static inline void sky_quick_acks(int fd, int on) { setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof on); }
 // A close after this sends RST instead of FIN: the peer sees an abort, never a clean end.
 static inline void sky_reset_on_close(int fd) {
   struct linger l = {1, 0};
   setsockopt(fd, SOL_SOCKET, SO_LINGER, &l, sizeof l);
+}
+// Bytes that wait to be received, and for how long none has come. TCP counts in the kernel's ticks; of other sockets it
+// is known only that nothing has come since the last receive when nothing waits.
+static inline int sky_unread(int fd, uint64_t *silence_ns) {
+  int bytes = 0;
+  struct tcp_info info;
+  socklen_t length = sizeof info;
+  if (ioctl(fd, FIONREAD, &bytes)) bytes = 0;
+  if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0) {
+    *silence_ns = info.tcpi_last_data_recv * 1000000ull;
+  } else {
+    *silence_ns = bytes ? 0 : UINT64_MAX;
+  }
+  return bytes;
 }
 static inline int sky_peer_address(int fd, void *address, unsigned *length) {
   return getpeername(fd, (struct sockaddr *)address, length);

@@ -26,10 +26,18 @@ package final class Server {
   package func run() throws(ServerError) -> Int32 {
     let workers = config.workers == 0 ? max(1, Int(sysconf(Int32(_SC_NPROCESSORS_ONLN)))) : config.workers
     let engine = EngineConfig(config)
-    let descriptors = raiseDescriptorLimit(wanted: 2 * config.maxConnections + 256 + 16 * workers)
+    let tlsThreads = min(workers, config.tlsThreads == 0 ? workers : config.tlsThreads)
+    let descriptors = raiseDescriptorLimit(workers: workers, tls: config.tlsCert != nil)
     let plan = MemoryPlan(config: engine, buffers: config.buffers, bufferBytes: config.bufferSize)
     if config.printPlan {
-      print(plan.text(workers: workers, descriptors: descriptors), terminator: "")
+      if let cert = config.tlsCert, let key = config.tlsKey {
+        do throws(TlsRefusal) { _ = try TlsContext(cert: cert, key: key) } catch {
+          throw ServerError(message: "--tls-\(error.file.rawValue) \(error.text)")
+        }
+      }
+      print(plan.text(workers: workers, tlsThreads: tlsThreads, descriptors: descriptors), terminator: "")
+      for address in config.listen { print("would listen on \(address)") }
+      for address in config.admin { print("admin API on \(address)") }
       return 0
     }
     let features: RingFeatures
@@ -52,10 +60,21 @@ package final class Server {
       board: board, counters: threads.map(\.counters), replicasMax: config.maxReplicas,
       defaultMaxInFlight: config.maxInFlight, policy: config.policy, canChangePolicy: true)
     let log = try openLog(membership)
+    let tls = TlsFront(
+      workers: threads.map(\.forTls), threads: tlsThreads, clients: config.maxConnections, board: board,
+      makeRoom: { [self] in if config.tlsCert == nil { _ = raiseDescriptorLimit(workers: workers, tls: true) } })
+    let settings = LiveSettings(config, engine: engine, tls: tls) { [threads] engine in
+      for thread in threads { thread.take(engine) }
+    }
+    if let cert = config.tlsCert, let key = config.tlsKey {
+      do throws(TlsRefusal) { try settings.beginTls(cert: cert, key: key) } catch {
+        throw ServerError(message: "--tls-\(error.file.rawValue) \(error.text)")
+      }
+    }
     for thread in threads { try thread.start() }
-    let admin = try startAdmin(membership, log)
+    let admin = try startAdmin(membership, log, settings, tls)
     say("ready workers=\(workers) replicas=\(config.replicas.count) \(features.summary)")
-    let status = waitForEnd(log)
+    let status = waitForEnd(log, settings, tls)
     admin.stop()
     log?.stop()
     return status
@@ -76,12 +95,17 @@ package final class Server {
   }
 
   /// The admin thread runs even without an address: it also takes what the resolver finds.
-  private func startAdmin(_ membership: Membership, _ log: AccessLog?) throws(ServerError) -> AdminServer {
+  private func startAdmin(
+    _ membership: Membership, _ log: AccessLog?, _ settings: LiveSettings, _ tls: TlsFront
+  ) throws(ServerError) -> AdminServer {
     let process = getpid()
     let board = board
     let actions = AdminActions(
       drain: { kill(process, SIGTERM) }, isDraining: { board.shared.pointee.draining.load(ordering: .relaxed) != 0 },
-      logLinesLost: { log?.linesLost ?? 0 }, choosePolicy: { board.setPolicy(Policy($0)) })
+      logLinesLost: { log?.linesLost ?? 0 }, choosePolicy: { board.setPolicy(Policy($0)) },
+      settings: { settings.inForce },
+      changeSettings: { change throws(SettingsRefusal) in try settings.change(change) },
+      tls: { (tls.counters, settings.certificateExpiresAt) })
     let admin = AdminServer(
       endpoints: config.admin, membership: membership, workers: threads.map(\.view),
       reportIntervalNs: config.reportIntervalNs, actions: actions)
@@ -115,6 +139,11 @@ package final class Server {
       }
       let fd = openListener(&address)
       if fd < 0 { throw cannotListen(endpoint, -fd) }
+      if config.sendBuffer > 0 {
+        // Accepted sockets inherit it. The kernel doubles the value for its own bookkeeping (man 7 socket).
+        var bytes = Int32(config.sendBuffer)
+        setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, socklen_t(MemoryLayout<Int32>.size))
+      }
       sockets.append(fd)
     }
     listenSockets.append(sockets)
@@ -153,8 +182,7 @@ package final class Server {
 
   private func cannotListen(_ endpoint: Endpoint, _ code: Int32) -> ServerError {
     ServerError(
-      message: "--listen \(endpoint): \(String(cString: strerror(code))); choose another port, or stop what listens "
-        + "there")
+      message: "--listen \(endpoint): \(String(cString: strerror(code))); \(endpoint.cure(code))")
   }
 
   /// New connections are refused from now on, also those that wait in a backlog: whoever follows on the port gets them.
@@ -163,7 +191,10 @@ package final class Server {
     for case .unix(let path) in config.listen { unlink(path) }
   }
 
-  private func raiseDescriptorLimit(wanted: Int) -> Int {
+  /// A client has a socket and its replica's, with TLS also both ends of a pair.
+  private func raiseDescriptorLimit(workers: Int, tls: Bool) -> Int {
+    let perClient = tls ? 4 : 2
+    let wanted = perClient * config.maxConnections + 256 + 16 * workers
     var limit = rlimit()
     getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
     if limit.rlim_cur < UInt(wanted) {
@@ -175,16 +206,20 @@ package final class Server {
       getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
     }
     if limit.rlim_cur < UInt(wanted) {
-      say(
-        "descriptors limit=\(limit.rlim_cur) wanted=\(wanted) note=\"the hard limit (ulimit -Hn) allows about "
-          + "\((Int(limit.rlim_cur) - 256) / 2) streaming clients; beyond, clients get 503\"")
+      let clients = (Int(limit.rlim_cur) - 256) / perClient
+      let beyond = tls ? "clients are closed" : "clients get 503"
+      let note =
+        clients > 0
+        ? "the hard limit (ulimit -Hn) allows about \(clients) streaming clients; beyond, \(beyond)"
+        : "the hard limit (ulimit -Hn) is less than the proxy itself may need: raise it"
+      say("descriptors limit=\(limit.rlim_cur) wanted=\(wanted) note=\"\(note)\"")
     }
     return Int(clamping: limit.rlim_cur)
   }
 
   // MARK: end
 
-  /// Signals are waited for, never handled: SIGUSR2 is a worker saying that it has finished.
+  /// Signals are waited for, never handled: SIGUSR2 is a worker or a TLS thread saying that it has finished.
   private static let signals = [SIGTERM, SIGINT, SIGHUP, SIGUSR2]
 
   private func signalSet() -> sigset_t {
@@ -201,7 +236,7 @@ package final class Server {
   }
 
   /// SIGTERM or SIGINT: stop accepting, finish what is in flight up to --drain-timeout. A second one ends at once.
-  private func waitForEnd(_ log: AccessLog?) -> Int32 {
+  private func waitForEnd(_ log: AccessLog?, _ settings: LiveSettings, _ tls: TlsFront) -> Int32 {
     var set = signalSet()
     var deadline: UInt64 = .max
     while true {
@@ -210,7 +245,9 @@ package final class Server {
       var timeout = timespec(tv_sec: Int(left / 1_000_000_000), tv_nsec: Int(left % 1_000_000_000))
       switch sigtimedwait(&set, nil, &timeout) {
       case SIGUSR2:
-        if threads.allSatisfy({ $0.isFinished }) {
+        guard threads.allSatisfy({ $0.isFinished }) else { continue }
+        tls.letGoArrivals()
+        if tls.isEmpty {
           say("stopped")
           return 0
         }
@@ -218,15 +255,23 @@ package final class Server {
         say("second signal: ending at once")
         return 1
       case SIGTERM, SIGINT:
-        say("draining timeout_s=\(config.drainTimeoutNs / 1_000_000_000)")
-        deadline = now + config.drainTimeoutNs
+        let timeout = settings.drainTimeoutNs
+        say("draining timeout_s=\(timeout / 1_000_000_000)")
+        // `now` is from before the wait for this signal.
+        deadline = monotonicNanoseconds() + timeout
         board.shared.pointee.draining.store(1, ordering: .relaxed)
         for thread in threads { thread.command(1) }
+        tls.drain()
         stopListening()
       case SIGHUP:
         log?.requestReopen()
+        settings.rereadCertificate()
       case -1 where deadline != .max && monotonicNanoseconds() >= deadline:
-        say("drain timed out exchanges_cut=\(board.shared.pointee.exchanges.load(ordering: .relaxed))")
+        // A response may be complete here and still on its way to its client.
+        let exchanges = board.shared.pointee.exchanges.load(ordering: .relaxed)
+        let clients = board.shared.pointee.connections.load(ordering: .relaxed)
+        let isClean = exchanges <= 0 && clients == 0
+        say(isClean ? "stopped" : "drain timed out exchanges_cut=\(exchanges) connections_cut=\(clients)")
         return 0
       default: break
       }
@@ -268,6 +313,8 @@ private final class WorkerThread: @unchecked Sendable {
     log = engine.logs ? LogRing() : nil
   }
 
+  var forTls: TlsWorker { TlsWorker(control: control, wake: handle) }
+
   /// Where its slots are; there once `start` has returned.
   var view: WorkerView {
     guard let view = seen.withLock({ $0 }) else { preconditionFailure("a worker was looked at before its start") }
@@ -288,6 +335,12 @@ private final class WorkerThread: @unchecked Sendable {
     // The ring is made on its own thread; wait until that has worked or not.
     while !started.load(ordering: .acquiring) { usleep(200) }
     if let error = failure.withLock({ $0 }) { throw ServerError(message: error.advice) }
+  }
+
+  /// Takes other deadlines over.
+  func take(_ config: EngineConfig) {
+    control.pointee.timeouts.set(config)
+    handle.wake()
   }
 
   /// 1 = drain, 2 = stop.
@@ -330,18 +383,11 @@ extension EngineConfig {
     self.init()
     maxConnections = config.maxConnections
     queueSize = config.queueSize
-    queueTimeoutNs = config.queueTimeoutNs
     headBytesMax = config.maxHeadBytes
     targetBytesMax = config.maxTargetBytes
     fieldsMax = config.maxFields
     bodyBytesMax = UInt64(config.maxBodyBytes)
-    headTimeoutNs = config.headTimeoutNs
-    idleTimeoutNs = config.idleTimeoutNs
-    connectTimeoutNs = config.connectTimeoutNs
-    responseTimeoutNs = config.responseTimeoutNs
-    streamTimeoutNs = config.streamTimeoutNs
-    tunnelTimeoutNs = config.tunnelTimeoutNs
-    poolIdleNs = config.poolIdleTimeoutNs
+    for timeout in ProxySettings.Timeout.allCases { set(timeout, ns: config[keyPath: timeout.flag]) }
     poolSize = config.poolSize
     halfCloseGraceNs = config.halfCloseGraceNs
     halfCloseAnswers = config.clientHalfClose == .answer
@@ -350,6 +396,7 @@ extension EngineConfig {
     retryBurst = UInt32(config.retryBurst)
     ejection = EjectionRule(after: UInt32(config.ejectAfter), minNs: config.ejectMinNs, maxNs: config.ejectMaxNs)
     streamWindow = UInt32(config.streamWindow)
+    spillBytes = config.spillMemory
     forwarded =
       switch config.forwarded {
       case .append: .append
@@ -368,7 +415,7 @@ extension EngineConfig {
 
 extension MemoryPlan {
   /// What --print-plan says.
-  package func text(workers: Int, descriptors: Int) -> String {
+  package func text(workers: Int, tlsThreads: Int, descriptors: Int) -> String {
     func line(_ name: String, _ bytes: Int, _ note: String) -> String {
       let mib = Double(bytes * 10 / 1_048_576) / 10
       return "  " + name + String(repeating: " ", count: max(1, 14 - name.count)) + "\(mib) MiB" + "  " + note + "\n"
@@ -380,8 +427,14 @@ extension MemoryPlan {
         "\(tinyBlocks) of \(BlockPool.tinyBytes), \(smallBlocks) of \(BlockPool.smallBytes), "
           + "\(mediumBlocks) of \(BlockPool.mediumBytes), \(largeBlocks) of \(largeBlockBytes) bytes"
       ) + line("buffers", bufferPoolBytes, "\(buffers) lent buffers of \(bufferBytes) bytes")
+      + line(
+        "spill", spillPoolBytes, "\(spillBlocks) blocks of \(BlockPool.spillBytes) bytes for what stalled peers have not taken")
       + line("ring", completions * 16, "\(completions) completions")
       + line("total", totalBytes, "× \(workers) workers = \(totalBytes * workers / 1_048_576) MiB")
+      + "and the whole process, once a certificate is set:\n"
+      + line(
+        "tls", exchanges * TlsFront.clientBytesMax,
+        "\(exchanges) clients of \(TlsFront.clientBytesMax) bytes, \(tlsThreads) threads")
       + "file descriptors: \(descriptors)\n"
   }
 }

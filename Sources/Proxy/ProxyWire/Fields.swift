@@ -99,8 +99,7 @@ extension JsonValue {
 }
 
 func unknownField(_ member: JsonMember, among known: [String]) -> FieldProblem {
-  let hint = suggest(member.key, among: known).map { ", did you mean '\($0)'?" }
-  let cure = hint ?? "; the fields are \(known.joined(separator: ", "))"
+  let cure = didYouMean(member.key, among: known, otherwise: "; the fields are \(known.joined(separator: ", "))")
   return FieldProblem("", offset: member.keyOffset, "unknown field \(quoted(member.key))\(cure)")
 }
 

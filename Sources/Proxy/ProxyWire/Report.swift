@@ -23,7 +23,8 @@ package struct IntervalReport: Equatable, Sendable {
   /// The applied snapshot's version.
   package var version: UInt64
   package var intervalMs: UInt64
-  /// Requests that arrived in the interval, whatever became of them.
+  /// Requests that arrived in the interval, whatever became of them. A subscriber's first line tells of those that came
+  /// while there was none: of the last minute.
   package var arrivals: UInt64
   /// Requests answered 503 by the proxy itself in the interval: no replica, or the queue full or too slow.
   package var shed: UInt64

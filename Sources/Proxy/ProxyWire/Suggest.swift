@@ -1,4 +1,5 @@
-// "Did you mean …?" for unknown flags, fields and words.
+// "Did you mean …?" for the proxy's flags, fields and words. ControlCore/Spec/Similar follows SkyPilot's measure, which
+// users of service files know.
 
 /// The candidate nearest to `word`, or nil where none is near enough to be what was meant. Ties go to the earlier one.
 package func suggest(_ word: String, among candidates: some Sequence<String>) -> String? {
@@ -19,9 +20,11 @@ package func suggest(_ word: String, among candidates: some Sequence<String>) ->
   return best
 }
 
-/// `, did you mean 'x'?`, or nothing.
-package func didYouMean(_ word: String, among candidates: some Sequence<String>) -> String {
-  suggest(word, among: candidates).map { ", did you mean '\($0)'?" } ?? ""
+/// `, did you mean 'x'?`, or what is said where nothing is near. `prefix` stands before each of the candidates.
+package func didYouMean(
+  _ word: String, among candidates: some Sequence<String>, prefix: String = "", otherwise: String = ""
+) -> String {
+  suggest(word, among: candidates).map { ", did you mean '\(prefix)\($0)'?" } ?? otherwise
 }
 
 /// Insertions, deletions, replacements and swaps of neighbours that turn `a` into `b`.

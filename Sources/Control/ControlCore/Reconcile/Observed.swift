@@ -15,6 +15,12 @@ package enum InfraFact: Hashable, Sendable {
   case up(Machine)
   /// It could not be asked.
   case unreachable
+
+  /// What goes with the words of a probe that failed: who could have answered is not there any more.
+  var besideProbe: String {
+    if case .up(let machine) = self, machine.job == .succeeded { return ", and run has ended with 0" }
+    return ""
+  }
 }
 
 package struct Machine: Hashable, Sendable {

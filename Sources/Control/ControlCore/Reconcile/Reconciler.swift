@@ -25,6 +25,8 @@ package enum Reconciler {
     /// every few seconds.
     package static let launchRetrySeconds = 10.0
     package static let launchRetryMax = 600.0
+    /// Seconds a replica must have served to be no sign of a broken version when it fails.
+    package static let steadySeconds = 60.0
     /// Records of failed replicas that are kept to look at.
     package static let failedKept = 10
   }
@@ -34,10 +36,21 @@ package enum Reconciler {
     pass.run()
     var plan = pass.plan
     plan.mutations += pass.state.mutations(since: state, withScaler: pass.scalerMoved)
-    plan.isDurable = pass.state.service != state.service || pass.state.replicas != state.replicas
+    plan.isDurable = pass.state.service != state.service || differs(pass.state.replicas, state.replicas)
     plan.state = pass.state
     if pass.isOver { plan.mutations = [.dropService(state.service.name)] }
     return plan
+  }
+
+  /// When a replica was probed last is found out again soon enough.
+  private static func differs(_ new: [Int: ReplicaRecord], _ old: [Int: ReplicaRecord]) -> Bool {
+    if new == old { return false }
+    if new.count != old.count { return true }
+    return new.contains { id, record in
+      guard var before = old[id] else { return true }
+      before.lastProbeAt = record.lastProbeAt
+      return before != record
+    }
   }
 
   /// One pass over one service.
@@ -79,6 +92,10 @@ package enum Reconciler {
 
     mutating func note(_ id: Int, _ before: ReplicaStatus) {
       let record = state.replicas[id]!
+      if record.down == .succeeded, record.cause?.isFailure != true {
+        plan.events.append("replica=\(id) version=\(record.version) \(before.rawValue) -> gone")
+        return
+      }
       let reason = record.reason.map { " \($0)" } ?? ""
       plan.events.append(
         "replica=\(id) version=\(record.version) \(before.rawValue) -> \(record.status.rawValue)\(reason)")
@@ -183,6 +200,7 @@ extension Reconciler.Pass {
       return
     }
     record.readyNow = false
+    let besideProbe = observed.infra[id]?.besideProbe ?? ""
     let firstNotReady = record.firstNotReadyAt ?? probe.at
     record.firstNotReadyAt = firstNotReady
     if record.wasEverReady {
@@ -190,20 +208,22 @@ extension Reconciler.Pass {
       record.failingSince = since
       state.replicas[id] = record
       if probe.at - since >= state.scaler.spec.failureThreshold {
-        fail(id, .probing, "probes failed for \(Int(probe.at - since)) s: \(probe.detail)")
+        fail(id, .probing, "probes failed for \(Int(probe.at - since)) s: \(probe.detail)\(besideProbe)")
       }
     } else {
       state.replicas[id] = record
       let grace = (state.versions[record.version]?.service ?? state.scaler.spec).probe.initialDelay.value
       if probe.at - firstNotReady > grace {
-        fail(id, .initialDelay, "not ready within \(Int(grace)) s: \(probe.detail)")
+        fail(id, .initialDelay, "not ready within \(Int(grace)) s: \(probe.detail)\(besideProbe)")
       }
     }
   }
 
-  /// A replica's own fault: it goes without waiting for requests, and the next one is slower to come each time.
+  /// A replica's own fault: it goes without waiting for requests, and the next one is slower to come each time, unless
+  /// it had served well until then.
   private mutating func fail(_ id: Int, _ cause: ReplicaRecord.Cause, _ reason: String) {
     begin(id, cause, reason)
+    if let since = state.replicas[id]!.firstReadyAt, now - since >= Reconciler.Limits.steadySeconds { return }
     state.service.failuresInARow += 1
     let failures = state.service.failuresInARow
     if failures > 1 {
@@ -226,19 +246,39 @@ extension Reconciler.Pass {
     if state.replicas[id]!.launch == .running { state.replicas[id]!.launch = .interrupted }
     let waits: Bool =
       switch cause {
-      case .scaleDown, .outdated, .asked: state.service.published.entries.contains { $0.id == id }
-      case .serviceDown, .preempted, .userAppFailed, .initialDelay, .probing, .provision: false
+      case .scaleDown, .outdated, .asked, .serviceDown: state.service.published.entries.contains { $0.id == id }
+      case .preempted, .userAppFailed, .initialDelay, .probing, .provision: false
       }
     state.replicas[id]!.drainDeadline = waits ? now + Reconciler.Limits.drainSeconds : nil
   }
 
+  /// What the log would not tell otherwise: no fact about the replica has changed, only what is wanted of it.
+  private mutating func retire(_ id: Int, _ cause: ReplicaRecord.Cause) {
+    guard state.replicas[id]!.down == nil else { return }
+    let before = state.replicas[id]!.status
+    begin(id, cause)
+    let record = state.replicas[id]!
+    plan.events.append(
+      "replica=\(id) version=\(record.version) \(before.rawValue) -> \(record.status.rawValue) "
+        + record.stopReason(latest: state.service.latestVersion))
+  }
+
+  private mutating func tick(_ replicas: [ScalingReplica]) {
+    let before = state.scaler.finalTarget
+    state.scaler.tick(replicas, now: now)
+    scalerMoved = true
+    let target = state.scaler.finalTarget
+    if target == before { return }
+    let load = (state.scaler.rate.perSecond(now: now) * 100).rounded() / 100
+    plan.events.append("scale target=\(target) was=\(before) requests_per_second=\(load)")
+  }
+
   private mutating func scale() {
     for arrival in observed.arrivals { state.scaler.observe(arrivals: arrival.count, at: arrival.at) }
-    var replicas = state.replicas.values.map(\.scaling).sorted { $0.id < $1.id }
+    let replicas = state.replicas.values.map(\.scaling).sorted { $0.id < $1.id }
     let wasReady = state.scaler.latestWasReady
     if state.scaler.nextTick(now: now) <= now {
-      state.scaler.tick(replicas, now: now)
-      scalerMoved = true
+      tick(replicas)
     } else {
       state.scaler.observe(replicas)
     }
@@ -251,16 +291,23 @@ extension Reconciler.Pass {
     ) { versions[$0]?.service.policy.minReplicas ?? 1 }
     var decisions = state.scaler.decisions(replicas, activeVersions: state.service.activeVersions)
     var version = state.scaler.version
+    var serving = replicas.count { $0.isReady && state.service.activeVersions.contains($0.version) }
     if state.scaler.isFrozen(replicas), let good = standIn(replicas) {
       // The new version does not work: the one that does is kept at its number.
       version = good.number
       var old = Autoscaler(version: good.number, spec: good.service)
       old.standIn(target: state.scaler.target)
-      replicas = replicas.filter { $0.version == good.number }
-      decisions = old.decisions(replicas, activeVersions: []).filter { $0.isLaunch }
+      // All together no more than an update may have.
+      let room = max(0, 2 * state.scaler.finalTarget - replicas.count { $0.isAlive })
+      decisions = Array(
+        old.decisions(replicas.filter { $0.version == good.number }, activeVersions: [])
+          .filter { $0.isLaunch }.prefix(room))
+      // What is older still goes as far as enough others serve.
+      let older = replicas.filter { $0.version < good.number && $0.isAlive }
+      let spare = serving - max(old.finalTarget, state.scaler.finalTarget)
+      decisions += ScaleDownOrder.first(spare, of: older).map { .terminate(id: $0.id) }
     }
     // Where spot and on-demand replicas change places, the one that serves stays until the other does.
-    var serving = replicas.count { $0.isReady && state.service.activeVersions.contains($0.version) }
     for decision in decisions {
       switch decision {
       case .launch(let spot): create(version: version, spot: spot)
@@ -270,7 +317,7 @@ extension Reconciler.Pass {
           if !isOutdated, serving <= state.scaler.finalTarget { continue }
           if state.service.activeVersions.contains(state.replicas[id]!.version) { serving -= 1 }
         }
-        begin(id, isOutdated ? .outdated : .scaleDown)
+        retire(id, isOutdated ? .outdated : .scaleDown)
       }
     }
   }
@@ -287,6 +334,12 @@ extension Reconciler.Pass {
       wake(at: notBefore)
       return
     }
+    // What the polls have found of a service before this one keeps its number until it is gone.
+    while observed.strangers.contains(state.service.nextReplicaID)
+      || observed.operations[state.service.nextReplicaID] != nil
+    {
+      state.service.nextReplicaID += 1
+    }
     let id = state.service.nextReplicaID
     state.service.nextReplicaID += 1
     let asked = state.versions[version]?.task.resources.all.first?.isSpot ?? false
@@ -296,9 +349,9 @@ extension Reconciler.Pass {
 
   private mutating func bringDown() {
     for id in state.replicas.keys.sorted() {
-      begin(id, .serviceDown)
-      // Nobody waits for requests any more.
-      state.replicas[id]!.drainDeadline = nil
+      retire(id, .serviceDown)
+      // Who purges wants to be rid of it.
+      if state.service.purge { state.replicas[id]!.drainDeadline = nil }
     }
   }
 
@@ -329,8 +382,9 @@ extension Reconciler.Pass {
     } else if observed.operations[id] == nil {
       // Stopped, or we were restarted: the next poll tells.
       switch observed.infra[id] {
-      case .unreachable, .absent, nil: return
-      case .up, .partial:
+      case .absent, nil: return
+      // An infra that cannot say what there is may well end it.
+      case .up, .partial, .unreachable:
         let again = now + Reconciler.Limits.stopRetrySeconds
         state.replicas[id]!.stopNotBefore = again
         wake(at: again)

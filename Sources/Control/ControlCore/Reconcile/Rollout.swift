@@ -20,10 +20,15 @@ package enum Rollout {
       if ready >= wanted { return old }
       return ScaleDownOrder.first(old.count - (wanted - ready), of: old)
     case .blueGreen:
-      // A version in between has not taken over and never will: it would only add to the surge.
+      // Where none are wanted the new version never takes over, and nothing waits for it.
+      if wanted == 0 { return old }
+      // A version in between has not taken over and never will: it would only add to the surge. Where nobody serves,
+      // no more old ones wait for that than are wanted.
       if activeVersions.isEmpty {
         let newest = old.map(\.version).max() ?? latest
-        return old.filter { $0.version < newest && $0.isOnItsWay }
+        let between = old.filter { $0.version < newest && $0.isOnItsWay }
+        let others = old.filter { $0.version == newest || !$0.isOnItsWay }
+        return between + ScaleDownOrder.first(others.count - wanted, of: others)
       }
       let serving = old.filter { activeVersions.contains($0.version) }
       let surplus = serving.filter(\.isOnItsWay)
@@ -44,8 +49,9 @@ package enum Rollout {
     case .blueGreen:
       func isEnough(_ version: Int) -> Bool { ready[version, default: 0] >= max(1, minimum(version)) }
       if isEnough(latest) { return [latest] }
-      // What served goes on serving; that may be two versions, where a rolling update was under way.
-      let serving = before.filter { $0 != latest && ready[$0] != nil }
+      // What served goes on serving; that may be two versions, where a rolling update was under way, and the latest one
+      // among them, where replicas were kept.
+      let serving = before.filter { ready[$0] != nil }
       if !serving.isEmpty { return serving }
       return versions.last(where: isEnough).map { [$0] } ?? versions.first.map { [$0] } ?? []
     }

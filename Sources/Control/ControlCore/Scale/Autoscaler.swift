@@ -78,10 +78,18 @@ package struct Autoscaler: Hashable, Codable, Sendable {
   /// When to look at the load again.
   package func nextTick(now: Double) -> Double {
     guard let lastTick else { return now }
-    guard finalTarget == 0 else { return lastTick + Self.tickSeconds }
+    guard finalTarget == 0 else { return lastTick + (shortDelay(now) ?? Self.tickSeconds) }
     // Whoever asks while nothing runs is waiting already. Not more often than every second: the target may stay 0.
     let asked = rate.count(now: now) > 0 && spec.policy.targetQps != nil
     return lastTick + (asked ? 1 : Self.tickSecondsAtZero)
+  }
+
+  /// A delay that is shorter than the time between looks is kept by looking earlier, when the load asks for a change.
+  private func shortDelay(_ now: Double) -> Double? {
+    guard case .perReplica = spec.policy.targetQps else { return nil }
+    let wanted = wanted([], now: now)
+    let delay = wanted > target ? spec.upscaleDelay : wanted < target ? spec.downscaleDelay : .infinity
+    return delay < Self.tickSeconds ? max(1, delay) : nil
   }
 
   /// One look at the load.

@@ -48,6 +48,18 @@ package indirect enum PlainValue: Hashable, Sendable {
   }
 }
 
+extension PlainValue {
+  /// The same with other texts; keys stay.
+  func mappingTexts(_ change: (String) -> String) -> PlainValue {
+    switch self {
+    case .null, .bool, .int, .double: self
+    case .string(let text): .string(change(text))
+    case .list(let items): .list(items.map { $0.mappingTexts(change) })
+    case .map(let members): .map(members.map { Member($0.key, $0.value.mappingTexts(change)) })
+    }
+  }
+}
+
 // MARK: - From YAML and JSON
 
 extension PlainValue {
@@ -272,6 +284,25 @@ package enum Quantity: Hashable, Sendable, Codable, CustomStringConvertible {
     switch self {
     case .whole(let it): String(it)
     case .fraction(let it): yamlFloatText(it)
+    }
+  }
+}
+
+// MARK: - As YAML
+
+extension PlainValue {
+  /// A file that says the same.
+  package var yaml: String { yamlDump(node) }
+
+  private var node: YamlNode {
+    switch self {
+    case .null: YamlNode(.null)
+    case .bool(let it): YamlNode(.bool(it))
+    case .int(let it): YamlNode(.int(it))
+    case .double(let it): YamlNode(.float(it))
+    case .string(let it): YamlNode(.string(it))
+    case .list(let items): YamlNode(.list(items.map(\.node)))
+    case .map(let members): YamlNode(.map(members.map { .init(key: YamlNode(.string($0.key)), value: $0.value.node) }))
     }
   }
 }

@@ -184,6 +184,9 @@ struct AcceleratorList {
 }
 
 extension Accelerator {
+  /// Those whose memory is known.
+  package static var names: [String] { known.map(\.name) }
+
   /// Memory per device in GB, for requests by memory.
   static let known: [(name: String, gb: Int, maker: String)] = [
     ("A10", 24, "nvidia"), ("A10G", 24, "nvidia"), ("A100", 40, "nvidia"), ("A100-80GB", 80, "nvidia"),

@@ -23,6 +23,9 @@ package struct Infra: Hashable, Codable, Sendable {
     "yotta", "mithril", "verda",
   ]
 
+  /// This machine, which SkyPilot has no word for.
+  package static let local = "local"
+
   /// The cloud's name as people write it.
   package static func displayName(_ cloud: String) -> String {
     switch cloud {

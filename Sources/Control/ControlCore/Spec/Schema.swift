@@ -273,6 +273,12 @@ enum Bytes {
 
 // MARK: - The answer to people
 
+/// SkyPilot's words for a field that is not known here.
+func unsupportedField(_ key: YamlNode, among known: [String]) -> String {
+  closestMatch(key.keyText, among: known).map { "Instead of \(key.pythonRepr), did you mean \(pythonQuoted($0))?" }
+    ?? "Found unsupported field \(key.pythonRepr)."
+}
+
 extension Schema {
   /// Throws the first violation in `node`. Empty fields (`replicas:` and nothing after it) count as absent at the top
   /// level of a section.
@@ -285,11 +291,7 @@ extension Schema {
           .config, mark: first.mark, "\(prefix)The `envs` field contains invalid keys:\n\(first.message)")
       }
       if !first.known.isEmpty {
-        let parts = first.extras.map { key in
-          closestMatch(key.keyText, among: first.known).map {
-            "Instead of \(key.pythonRepr), did you mean \(pythonQuoted($0))?"
-          } ?? "Found unsupported field \(key.pythonRepr)."
-        }
+        let parts = first.extras.map { unsupportedField($0, among: first.known) }
         let unlike = !parts.contains { $0.hasPrefix("Instead") }
         throw SpecError(
           .config, mark: first.mark, prefix + parts.joined(separator: " "),

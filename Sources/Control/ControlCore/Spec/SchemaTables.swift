@@ -218,7 +218,8 @@ extension Schema.Pattern {
       let parts = text.split(separator: "/", maxSplits: .max, omittingEmptySubsequences: false).map(String.init)
       let cloud = parts[0].lowercased()
       if cloud == "kubernetes" || cloud == "k8s" { return parts.count == 1 || text.utf8.count > cloud.utf8.count + 1 }
-      guard cloud == "*" || Infra.clouds.contains(cloud) else { return false }
+      // Not in the text, which is recorded as SkyPilot says it.
+      guard cloud == "*" || cloud == Infra.local || Infra.clouds.contains(cloud) else { return false }
       return parts.count <= 3 && !parts.dropFirst().contains("")
     }
   }()

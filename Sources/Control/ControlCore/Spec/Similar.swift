@@ -1,8 +1,9 @@
 // The nearest known word by the measure SkyPilot uses (Python's difflib), so that the same typing mistakes are
-// recognised and the same suggestions made.
+// recognised and the same suggestions made. The proxy's own words have a measure of their own, which counts slips of
+// the fingers (ProxyWire/Suggest).
 
 /// The candidate whose likeness to `word` is greatest and at least 0.6; ties go to the word later in the alphabet.
-func closestMatch(_ word: String, among candidates: some Sequence<String>) -> String? {
+package func closestMatch(_ word: String, among candidates: some Sequence<String>) -> String? {
   if word.utf8.count > 200 { return nil }  // no field name is near such a word; keeps the work small
   let typed = Array(word.unicodeScalars)
   var best: (ratio: Double, word: String)?
@@ -14,6 +15,9 @@ func closestMatch(_ word: String, among candidates: some Sequence<String>) -> St
   }
   return best?.word
 }
+
+/// What follows the sentence that there is no such thing: ` Did you mean 'x'?`, or nothing.
+package func didYouMean(_ near: String?) -> String { near.map { " Did you mean '\($0)'?" } ?? "" }
 
 /// Twice the letters in matching blocks divided by all letters; 1 for equal words.
 func likeness(_ a: [Unicode.Scalar], _ b: [Unicode.Scalar]) -> Double {

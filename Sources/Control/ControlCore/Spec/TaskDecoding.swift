@@ -218,10 +218,7 @@ extension TaskSpec {
         for field in entry.value.map ?? [] where !fields.contains(field.key.keyText) {
           throw SpecError(
             .config, mark: field.key.mark,
-            "Invalid storage YAML: "
-              + (closestMatch(field.key.keyText, among: fields).map {
-                "Instead of \(field.key.pythonRepr), did you mean \(pythonQuoted($0))?"
-              } ?? "Found unsupported field \(field.key.pythonRepr)."))
+            "Invalid storage YAML: \(unsupportedField(field.key, among: fields))")
         }
         let modes = ["MOUNT", "COPY", "MOUNT_CACHED"]
         if let mode = entry.value["mode"], !modes.contains(mode.string?.uppercased() ?? "") {

@@ -24,18 +24,48 @@ package struct Secret: Hashable, Codable, Sendable, CustomStringConvertible, Cus
   package var description: String { Self.placeholder }
   package var debugDescription: String { Self.placeholder }
   package var customMirror: Mirror { Mirror(self, children: []) }
+
+  /// A text without these secrets. Of one that has several lines, each line of some length is a secret, too.
+  package static func hide(_ secrets: [String], in text: String) -> String {
+    var parts: Set<String> = []
+    for secret in secrets {
+      let lines = secret.split(whereSeparator: \.isNewline).map(String.init)
+      parts.insert(secret)
+      parts.formUnion(lines.count == 1 ? lines : lines.filter { $0.count >= lineMin })
+    }
+    parts.remove("")
+    var text = text
+    // The longer first: one may be a part of another.
+    for part in parts.sorted(by: { $0.utf8.count > $1.utf8.count }) {
+      text = text.replacing(part, with: placeholder)
+    }
+    return text
+  }
+
+  /// Characters; shorter lines than this are everybody's (`}`).
+  private static let lineMin = 4
 }
 
 package struct TaskSpec: Hashable, Codable, Sendable {
   package struct Variable: Hashable, Codable, Sendable {
     package var name: String
     package var value: String
+
+    package init(name: String, value: String) {
+      self.name = name
+      self.value = value
+    }
   }
 
   package struct SecretVariable: Hashable, Codable, Sendable {
     package var name: String
     /// nil: whoever starts the service must supply it.
     package var value: Secret?
+
+    package init(name: String, value: Secret?) {
+      self.name = name
+      self.value = value
+    }
   }
 
   package enum Workdir: Hashable, Codable, Sendable {
@@ -72,7 +102,6 @@ package struct TaskSpec: Hashable, Codable, Sendable {
   package init() {}
 }
 
-
 // MARK: - What follows
 
 extension TaskSpec {
@@ -80,9 +109,9 @@ extension TaskSpec {
   package var missingSecrets: [String] { secrets.filter { $0.value == nil }.map(\.name) }
 
   /// The variables every replica sees, secrets included.
-  package var environment: [(name: String, value: String)] {
-    envs.map { ($0.name, $0.value) }
-      + secrets.compactMap { secret in secret.value.map { (secret.name, $0.revealed) } }
+  package var environment: [(name: String, value: String, isSecret: Bool)] {
+    envs.map { ($0.name, $0.value, false) }
+      + secrets.compactMap { secret in secret.value.map { (secret.name, $0.revealed, true) } }
   }
 
   /// GPUs per node, rounded up; 0 without any. What SKYPILOT_NUM_GPUS_PER_NODE says.
@@ -98,8 +127,24 @@ extension TaskSpec {
 // MARK: - Canonical form
 
 extension TaskSpec {
-  /// The whole file in its longest form, secrets hidden.
+  /// The whole file in its longest form, for people: secrets are hidden, and so are the values of probe headers.
   package var canonical: PlainValue {
+    var shown = self
+    shown.service?.probe.headers = service?.probe.headers?.map { .init(name: $0.name, value: Secret.placeholder) }
+    return shown.longestForm.mappingTexts(hidingSecrets)
+  }
+
+  /// A text of the file without the secrets that were filled in.
+  package func hidingSecrets(_ text: String) -> String {
+    Secret.hide(secrets.compactMap(\.value?.revealed), in: text)
+  }
+
+  /// Which secrets there are; null: one that is still to be supplied.
+  package var namedSecrets: PlainValue {
+    .map(secrets.map { .init($0.name, $0.value == nil ? .null : .string(Secret.placeholder)) })
+  }
+
+  private var longestForm: PlainValue {
     var all = Members()
     all.add("name", name.map(PlainValue.string))
     switch resources {
@@ -110,10 +155,7 @@ extension TaskSpec {
     all.add("service", service?.canonical)
     if numNodes != 1 { all.add("num_nodes", .int(numNodes)) }
     if !envs.isEmpty { all.add("envs", .map(envs.map { .init($0.name, .string($0.value)) })) }
-    if !secrets.isEmpty {
-      all.add(
-        "secrets", .map(secrets.map { .init($0.name, $0.value == nil ? .null : .string(Secret.placeholder)) }))
-    }
+    if !secrets.isEmpty { all.add("secrets", namedSecrets) }
     switch workdir {
     case .local(let path): all.add("workdir", .string(path))
     case .git(let url, let ref):

@@ -5,7 +5,7 @@
 
 /// A refusal, in words for whoever asked.
 package struct CommandError: Error, Sendable, Hashable, CustomStringConvertible {
-  package enum Kind: Sendable, Hashable { case notFound, conflict, invalid }
+  package enum Kind: Sendable, Hashable { case notFound, conflict, invalid, failed }
 
   package var kind: Kind
   package var description: String
@@ -20,7 +20,19 @@ package enum Commands {
   package static func up(
     _ state: ControlState, name: String, task: TaskSpec, port: Int, now: Double
   ) throws(CommandError) -> [Mutation] {
-    if state.services[name] != nil {
+    if let there = state.services[name] {
+      if there.service.desired == .down, there.status.isFailed {
+        throw CommandError(
+          .conflict,
+          "The service '\(name)' could not be terminated (\(there.status.rawValue)). See to what is left of it, then run: "
+            + "sky serve down \(name) --purge")
+      }
+      if there.service.desired == .down {
+        throw CommandError(
+          .conflict,
+          "The service '\(name)' is still being terminated (\(there.status.rawValue)). Wait until sky serve status "
+            + "\(name) shows it no more, or specify a different name.")
+      }
       throw CommandError(
         .conflict,
         "The service '\(name)' is already running. Please specify a different name for your service. To update an "
@@ -51,12 +63,12 @@ package enum Commands {
         .conflict, "Service '\(name)' has no earlier version that was ready. Update it with another file instead.")
     }
     return try change(state, name, good.task, good.service, .rolling, now: now, rollbackOf: good.number) { old in
-      old.number == good.number || old.rollbackOf == good.number
+      old.number == good.number || old.rollbackOf == good.number || old.task.difference(to: good.task) == .serviceOnly
     }
   }
 
   package static func down(_ state: ControlState, name: String, purge: Bool) throws(CommandError) -> [Mutation] {
-    guard var it = state.services[name]?.service else { throw missing(name) }
+    guard var it = state.services[name]?.service else { throw missing(name, state) }
     if let status = state.services[name]?.status, status.isFailed, !purge {
       throw CommandError(
         .conflict,
@@ -71,7 +83,7 @@ package enum Commands {
   package static func terminateReplica(
     _ state: ControlState, name: String, id: Int, purge: Bool, now: Double
   ) throws(CommandError) -> [Mutation] {
-    guard let it = state.services[name] else { throw missing(name) }
+    guard let it = state.services[name] else { throw missing(name, state) }
     guard var record = it.replicas[id] else {
       throw CommandError(.notFound, "Replica \(id) for service \(name) does not exist.")
     }
@@ -106,13 +118,18 @@ package enum Commands {
 // MARK: - Shared
 
 extension Commands {
-  private static func missing(_ name: String) -> CommandError {
-    CommandError(.notFound, "Service '\(name)' does not exist.")
+  static func missing(_ name: String, _ state: ControlState) -> CommandError {
+    CommandError(.notFound, "Service '\(name)' does not exist.\(similar(name, state))")
+  }
+
+  private static func similar(_ name: String, _ state: ControlState) -> String {
+    didYouMean(closestMatch(name, among: state.services.keys.sorted()))
   }
 
   private static func running(_ state: ControlState, _ name: String) throws(CommandError) -> ServiceState {
     guard let it = state.services[name] else {
-      throw CommandError(.notFound, "Cannot find service '\(name)'. To spin up a service, use sky serve up")
+      throw CommandError(
+        .notFound, "Cannot find service '\(name)'.\(similar(name, state)) To spin up a service, use sky serve up")
     }
     if it.status.refusesUpdates {
       throw CommandError(
@@ -146,6 +163,13 @@ extension Commands {
     let kept = Set(old.versions.values.filter(keeps).map(\.number))
     for (id, replica) in old.replicas where kept.contains(replica.version) && !replica.status.isTerminal {
       new.replicas[id]!.version = number
+      if replica.readyNow { version.wasReady = true }
+      // What serves goes on serving under its new number.
+      if replica.status == .ready, old.service.activeVersions.contains(replica.version),
+        !new.service.activeVersions.contains(number)
+      {
+        new.service.activeVersions.append(number)
+      }
     }
     new.service.latestVersion = number
     // A new file is a new chance.

@@ -116,6 +116,17 @@ extension ReplicaRecord {
     return wasEverReady ? .notReady : .starting
   }
 
+  /// Why it is being stopped, for people. `latest`: the service's newest version.
+  package func stopReason(latest: Int) -> String {
+    switch cause {
+    case .scaleDown: "scaled down"
+    case .outdated: "replaced by version \(latest)"
+    case .asked: "asked to go"
+    case .serviceDown: "the service is terminated"
+    case .preempted, .userAppFailed, .initialDelay, .probing, .provision, nil: reason ?? "is being stopped"
+    }
+  }
+
   /// Another replica of the same version would fail the same way.
   package var isHopeless: Bool {
     status.isTerminal && !wasEverReady && (cause == .initialDelay || cause == .userAppFailed)
@@ -217,6 +228,15 @@ package struct ServiceState: Hashable, Codable, Sendable {
     return ServiceStatus.of(replicas.values.lazy.map(\.status))
   }
 
+  fileprivate var newestTime: Double {
+    var times = [service.createdAt, service.firstReadyAt, service.plannedAt, scaler.lastTick]
+    times += versions.values.map(\.createdAt)
+    for record in replicas.values {
+      times += [record.createdAt, record.launchedAt, record.downAt, record.firstReadyAt, record.lastProbeAt]
+    }
+    return times.lazy.compactMap { $0 }.max() ?? 0
+  }
+
   /// READY ones, and all that have not failed: the column REPLICAS.
   package var readyAndTotal: (ready: Int, total: Int) {
     let all = replicas.values.map(\.status)
@@ -228,6 +248,9 @@ package struct ControlState: Hashable, Codable, Sendable {
   package var services: [String: ServiceState] = [:]
 
   package init() {}
+
+  /// The latest moment that anything in it tells of; 0: of none.
+  package var newestTime: Double { services.values.lazy.map(\.newestTime).max() ?? 0 }
 }
 
 // MARK: - Changes

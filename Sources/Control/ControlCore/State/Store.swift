@@ -33,6 +33,10 @@ package final class Store {
   /// Bytes of journal after which a snapshot is taken: replaying as much takes well under a second.
   package static let journalBytesMax = 8 << 20
 
+  /// Milliseconds the lock is waited for: a process that is just being started holds a copy of all descriptors until
+  /// its own program runs, those of a store that was closed meanwhile too.
+  private static let lockWaitMs = 1000
+
   package let folder: String
   package private(set) var state: ControlState
   /// Batches ever appended.
@@ -64,7 +68,7 @@ package final class Store {
     self.folder = folder
     try StoreFile.makeFolder(folder)
     lock = try StoreFile(folder + "/lock", create: true)
-    guard lock.lock() else {
+    guard lock.lock(withinMs: Self.lockWaitMs) else {
       throw StoreError(
         .busy, "\(folder) is in use by another controller (process \(lock.firstLine() ?? "unknown")). Stop that one first.")
     }

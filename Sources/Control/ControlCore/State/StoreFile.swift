@@ -17,7 +17,17 @@ final class StoreFile {
 
   deinit { close(descriptor) }
 
+  /// False: somebody else holds it.
   func lock() -> Bool { flock(descriptor, LOCK_EX | LOCK_NB) == 0 }
+
+  /// Tries for a moment.
+  func lock(withinMs milliseconds: Int) -> Bool {
+    for _ in 0..<milliseconds / 10 {
+      if lock() { return true }
+      usleep(10_000)
+    }
+    return lock()
+  }
 
   func firstLine() -> String? {
     (try? Self.read(path)).flatMap { $0 }.map { String(decoding: $0.prefix { $0 != UInt8(ascii: "\n") }, as: UTF8.self) }

@@ -163,13 +163,7 @@ extension AdminListener {
   private static func failure(_ fd: Int32, _ endpoint: Endpoint, _ what: String) -> AdminError {
     let code = errno
     Glibc.close(fd)
-    let cure =
-      switch code {
-      case EADDRINUSE: "another process listens there; choose another port"
-      case EACCES, EPERM: "check the folder's permissions"
-      default: "choose another place"
-      }
-    return AdminError("--admin \(endpoint) \(what): \(errorText(code)); \(cure)")
+    return AdminError("--admin \(endpoint) \(what): \(errorText(code)); \(endpoint.cure(code))")
   }
 
   private static func call(_ address: SocketAddress, _ body: (UnsafePointer<sockaddr>, socklen_t) -> Int32) -> Int32 {

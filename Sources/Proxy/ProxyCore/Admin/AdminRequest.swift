@@ -39,7 +39,7 @@ struct AdminReply {
     out.put("\r\nContent-Length: ")
     out.put(decimal: UInt64(body.count))
     out.put("\r\n")
-    out.put(fields)
+    out.put(string: fields)
     out.put(closes ? "Connection: close\r\n\r\n" : "Connection: keep-alive\r\n\r\n")
     if !isHead { out.append(contentsOf: body) }
   }

@@ -3,7 +3,8 @@
 //
 //   PUT /v1/replicas   the list of replicas          GET /v1/reports       counts and events as they come
 //   GET /v1/replicas   what became of it             GET /v1/connections   what every socket does
-//   POST /v1/drain     finish and end                GET /metrics, GET /healthz
+//   GET, PUT /v1/settings  deadlines and TLS         POST /v1/drain        finish and end
+//   GET /metrics, GET /healthz
 
 import Glibc
 import ProxyWire
@@ -18,16 +19,29 @@ package struct AdminActions: Sendable {
   package var logLinesLost: @Sendable () -> UInt64
   /// A snapshot has named another policy. Called only where the membership lets policies change.
   package var choosePolicy: @Sendable (PolicyName) -> Void
+  package var settings: @Sendable () -> ProxySettings
+  /// Makes a change, all of it or nothing, and gives what is in force then.
+  package var changeSettings: @Sendable (ProxySettings) throws(SettingsRefusal) -> ProxySettings
+  /// What the TLS threads have counted, and when the certificate expires (seconds since 1970; nil without one).
+  package var tls: @Sendable () -> (counters: TlsCounters, expiresAt: Int64?)
 
   package init(
     drain: @escaping @Sendable () -> Void = {}, isDraining: @escaping @Sendable () -> Bool = { false },
     logLinesLost: @escaping @Sendable () -> UInt64 = { 0 },
-    choosePolicy: @escaping @Sendable (PolicyName) -> Void = { _ in }
+    choosePolicy: @escaping @Sendable (PolicyName) -> Void = { _ in },
+    settings: @escaping @Sendable () -> ProxySettings = { ProxySettings() },
+    changeSettings: @escaping @Sendable (ProxySettings) throws(SettingsRefusal) -> ProxySettings = {
+      change throws(SettingsRefusal) in change
+    },
+    tls: @escaping @Sendable () -> (counters: TlsCounters, expiresAt: Int64?) = { (TlsCounters(), nil) }
   ) {
     self.drain = drain
     self.isDraining = isDraining
     self.logLinesLost = logLinesLost
     self.choosePolicy = choosePolicy
+    self.settings = settings
+    self.changeSettings = changeSettings
+    self.tls = tls
   }
 }
 
@@ -58,6 +72,7 @@ package final class AdminServer: @unchecked Sendable {
   private var fields = FieldTable.allocate(capacity: AdminRequestReader.fieldsMax)
   private let scratch = UnsafeMutableRawBufferPointer.allocate(byteCount: 65_536, alignment: 16)
   private var events: ReportEvents
+  private var told: ToldArrivals
   private var nextLook = UInt64.max
   private var acceptAt: UInt64 = 0
 
@@ -76,6 +91,7 @@ package final class AdminServer: @unchecked Sendable {
     self.reportIntervalNs = reportIntervalNs
     self.actions = actions
     events = ReportEvents(membership)
+    told = ToldArrivals(now: startedAt)
   }
 
   deinit {
@@ -240,7 +256,7 @@ extension AdminServer {
     for subscriber in subscribers {
       var isUp = lines.isEmpty || subscriber.stream(lines, now: now)
       if isUp, let due = subscriber.subscription?.nextAt, now >= due,
-        let line = subscriber.subscription?.interval(membership, now: now)
+        let line = subscriber.subscription?.interval(membership, &told, now: now)
       {
         isUp = subscriber.stream(line.encode(), now: now)
       }
@@ -262,8 +278,8 @@ extension AdminServer {
       nextLook = now + AdminServer.lookNs
     }
     connection.beginStream(isHTTP10: request.isHTTP10, now: now)
-    var subscription = ReportSubscription(intervalNs: UInt64(given) * 1_000_000, membership, now: now)
-    var lines = subscription.interval(membership, now: now).encode()
+    var subscription = ReportSubscription(intervalNs: UInt64(given) * 1_000_000, membership, told, now: now)
+    var lines = subscription.interval(membership, &told, now: now).encode()
     for report in events.standing() { lines += report.encode() }
     connection.subscription = subscription
     _ = connection.stream(lines, now: now)
@@ -298,6 +314,14 @@ extension AdminServer {
         return AdminReply(
           200,
           Introspection.connections(of: server.workers, names: server.membership.names.table, now: now, limit: limit))
+      },
+      Route(path: "/v1/settings", method: "GET") { server, request, _ throws(AdminError) in
+        try request.refuseParameters()
+        return AdminServer.reply(server.actions.settings())
+      },
+      Route(path: "/v1/settings", method: "PUT") { server, request, _ throws(AdminError) in
+        try request.refuseParameters()
+        return server.change(request.body)
       },
       Route(path: "/v1/drain", method: "POST") { server, request, _ throws(AdminError) in
         try request.refuseParameters()
@@ -381,6 +405,18 @@ extension AdminServer {
     }
   }
 
+  private func change(_ body: [UInt8]) -> AdminReply {
+    let change: ProxySettings
+    do throws(JsonError) { change = try ProxySettings.decode(body) } catch { return .error(400, error.description) }
+    do throws(SettingsRefusal) { return AdminServer.reply(try actions.changeSettings(change)) } catch {
+      return .error(400, error.text)
+    }
+  }
+
+  private static func reply(_ settings: ProxySettings) -> AdminReply {
+    AdminReply(200, settings.encode() + [UInt8(ascii: "\n")])
+  }
+
   /// What `ReplicaList` reads, and more for people: the present status, and failures by stage.
   private func replicas() -> AdminReply {
     var writer = JsonWriter()
@@ -436,9 +472,11 @@ extension AdminServer {
   }
 
   private func metrics(_ now: UInt64) -> [UInt8] {
-    MetricsPage.render(
+    let tls = actions.tls()
+    return MetricsPage.render(
       membership,
       MetricsFacts(
-        startedAt: startedAt, now: now, logLinesLost: actions.logLinesLost(), isDraining: actions.isDraining()))
+        startedAt: startedAt, now: now, logLinesLost: actions.logLinesLost(), isDraining: actions.isDraining(),
+        tls: tls.counters, certificateExpiresAt: tls.expiresAt))
   }
 }

@@ -127,6 +127,25 @@ struct ReportEvents {
   }
 }
 
+/// The requests that some subscriber has been told of, and when. What came while nobody listened (before the controller
+/// did, or while it was being replaced) is told to the next, so that it is not lost on a service scaled to zero.
+struct ToldArrivals {
+  private static let minute: UInt64 = 60_000_000_000
+  private var count: UInt64 = 0
+  private var at: UInt64
+
+  init(now: UInt64) { at = now }
+
+  mutating func told(_ count: UInt64, now: UInt64) { (self.count, at) = (count, now) }
+
+  /// How many of `count` are news: all of the last minute; of a longer time as many as came in a minute of it.
+  func missed(of count: UInt64, now: UInt64) -> UInt64 {
+    let missed = count &- self.count
+    let time = now &- at
+    return time <= ToldArrivals.minute ? missed : UInt64(Double(missed) * Double(ToldArrivals.minute) / Double(time))
+  }
+}
+
 /// One subscriber's place in time.
 struct ReportSubscription {
   let intervalNs: UInt64
@@ -135,21 +154,22 @@ struct ReportSubscription {
   private var arrivals: UInt64
   private var shed: UInt64
 
-  init(intervalNs: UInt64, _ membership: Membership, now: UInt64) {
+  init(intervalNs: UInt64, _ membership: Membership, _ told: ToldArrivals, now: UInt64) {
     self.intervalNs = intervalNs
     nextAt = now + intervalNs
     lastAt = now
     let counts: WorkerCounters = sumWords(membership.counters.map(\.worker))
-    arrivals = counts.arrivals
+    arrivals = counts.arrivals &- told.missed(of: counts.arrivals, now: now)
     shed = ReportSubscription.shed(counts)
   }
 
   /// The line of the time since the last one.
-  mutating func interval(_ membership: Membership, now: UInt64) -> Report {
+  mutating func interval(_ membership: Membership, _ told: inout ToldArrivals, now: UInt64) -> Report {
     let counts: WorkerCounters = sumWords(membership.counters.map(\.worker))
     let shedNow = ReportSubscription.shed(counts)
     defer {
       arrivals = counts.arrivals
+      told.told(counts.arrivals, now: now)
       shed = shedNow
       lastAt = now
       // Late lines do not make the next ones come faster.

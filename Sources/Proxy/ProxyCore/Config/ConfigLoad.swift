@@ -88,6 +88,8 @@ extension ProxyConfig {
       problems.append(
         "there is nothing to send requests to: give --replica HOST:PORT, or --admin unix:PATH for a controller")
     }
+    if tlsCert != nil, tlsKey == nil { problems.append("--tls-cert: give its private key too, with --tls-key") }
+    if tlsKey != nil, tlsCert == nil { problems.append("--tls-key: give its certificate too, with --tls-cert") }
     if replicas.count > maxReplicas {
       problems.append("--replica: \(replicas.count) replicas are more than --max-replicas \(maxReplicas); raise it")
     }
@@ -150,17 +152,17 @@ private func readArguments(_ arguments: [String], _ problems: inout [String]) ->
     }
     guard argument.utf8.starts(with: "--".utf8), argument.utf8.count > 2 else {
       let isFlag = argument.utf8.first == UInt8(ascii: "-") && argument.utf8.count > 1
-      let hint = isFlag ? suggest(trimmedDashes(argument), among: ConfigRow.all.map(\.name)) : nil
-      problems.append(
-        "unexpected argument \(quoted(argument))\(hint.map { ", did you mean '--\($0)'?" } ?? "; see --help")")
+      let known = isFlag ? ConfigRow.all.map(\.name) : []
+      let cure = didYouMean(trimmedDashes(argument), among: known, prefix: "--", otherwise: "; see --help")
+      problems.append("unexpected argument \(quoted(argument))\(cure)")
       continue
     }
     let bytes = Array(argument.utf8)
     let equals = bytes.firstIndex(of: UInt8(ascii: "="))
     let name = String(decoding: bytes[2..<(equals ?? bytes.count)], as: UTF8.self)
     guard let row = ConfigRow.named(name) else {
-      let hint = suggest(name, among: ConfigRow.all.map(\.name)).map { ", did you mean '--\($0)'?" }
-      problems.append("unknown flag \(quoted("--" + name))\(hint ?? "; see --help")")
+      let cure = didYouMean(name, among: ConfigRow.all.map(\.name), prefix: "--", otherwise: "; see --help")
+      problems.append("unknown flag \(quoted("--" + name))\(cure)")
       // Its value must not look like a mistake of its own.
       if equals == nil, i < arguments.count, arguments[i].utf8.first != UInt8(ascii: "-") { i += 1 }
       continue
@@ -238,9 +240,10 @@ private func readConfigFile(_ bytes: [UInt8], name: String, _ problems: inout [S
     let key = trimmed(line[..<equals])
     let text = trimmed(line[line.utf8.index(after: equals)...])
     guard let row = rows.first(where: { $0.name == key }) else {
-      let hint = suggest(key, among: rows.map(\.name)).map { ", did you mean '\($0)'?" }
-      let known = ConfigRow.named(key) != nil ? ": it can only be given as a flag" : "; see --help"
-      problems.append("\(place): unknown key \(quoted(key))\(ConfigRow.named(key) != nil ? known : hint ?? known)")
+      let cure =
+        ConfigRow.named(key) != nil
+        ? ": it can only be given as a flag" : didYouMean(key, among: rows.map(\.name), otherwise: "; see --help")
+      problems.append("\(place): unknown key \(quoted(key))\(cure)")
       continue
     }
     if let first = text.utf8.first, first == UInt8(ascii: "\"") || first == UInt8(ascii: "'") {

@@ -164,6 +164,13 @@ struct ConfigKind: Sendable {
       samples: [low, high] + zeroSamples(zero))
   }
 
+  /// A deadline that PUT /v1/settings can change: its range is written down there.
+  static func timeout(_ timeout: ProxySettings.Timeout) -> ConfigKind {
+    let ms = ConfigUnits.millisecond
+    let range = timeout.range.lowerBound * ms...timeout.range.upperBound * ms
+    return duration(timeout.flag, range, zero: timeout.zero)
+  }
+
   /// `off` is a spelling of 0 wherever 0 has a meaning of its own.
   private static func zeroOr<Value: BinaryInteger>(_ text: String, _ zero: String?, _ value: Value?) -> Value? {
     zero != nil && text == "off" ? 0 : value
@@ -348,9 +355,8 @@ extension ConfigKind {
         }
         result.maxInFlight = Int(count)
       default:
-        let hint = suggest(pair[0], among: replicaOptions).map { ", did you mean '\($0)'?" }
-        throw ConfigProblem(
-          "unknown replica option \(quoted(pair[0]))\(hint ?? "; the options are weight and max_in_flight")")
+        let cure = didYouMean(pair[0], among: replicaOptions, otherwise: "; the options are weight and max_in_flight")
+        throw ConfigProblem("unknown replica option \(quoted(pair[0]))\(cure)")
       }
     }
     return result

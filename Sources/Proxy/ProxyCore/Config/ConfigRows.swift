@@ -25,6 +25,18 @@ extension ConfigRow {
     ConfigRow(
       .listening, "workers", .count(\.workers, 0...256, zero: "one per core"), "0",
       "Threads, each with its own ring and its share of the connections."),
+    ConfigRow(
+      .listening, "tls-cert", file(\.tlsCert), nil,
+      """
+      A certificate with its chain (PEM): every address of --listen speaks TLS, and TLS alone. SIGHUP reads it again; \
+      PUT /v1/settings changes it while the proxy serves.
+      """),
+    ConfigRow(
+      .listening, "tls-key", file(\.tlsKey), nil,
+      "The certificate's private key (PEM, without a passphrase)."),
+    ConfigRow(
+      .listening, "tls-threads", .count(\.tlsThreads, 0...256, zero: "as many as workers"), "0",
+      "Threads that speak TLS for the workers. They start with the first certificate."),
 
     // MARK: Replicas and routing
     ConfigRow(
@@ -74,31 +86,31 @@ extension ConfigRow {
 
     // MARK: Deadlines
     ConfigRow(
-      .deadlines, "queue-timeout", .duration(\.queueTimeoutNs, ms...h), "30s",
+      .deadlines, "queue-timeout", .timeout(.queue), "30s",
       "How long a request waits in the queue before it gets 503."),
     ConfigRow(
-      .deadlines, "head-timeout", .duration(\.headTimeoutNs, 10 * ms...h, zero: "no deadline"), "10s",
+      .deadlines, "head-timeout", .timeout(.head), "10s",
       "From a request's first byte to the end of its head; then 408."),
     ConfigRow(
-      .deadlines, "idle-timeout", .duration(\.idleTimeoutNs, 10 * ms...24 * h, zero: "no deadline"), "75s",
+      .deadlines, "idle-timeout", .timeout(.idle), "75s",
       "How long a client connection is kept open between requests."),
     ConfigRow(
-      .deadlines, "connect-timeout", .duration(\.connectTimeoutNs, ms...10 * ConfigUnits.minute), "5s",
+      .deadlines, "connect-timeout", .timeout(.connect), "5s",
       "How long a connection to a replica may take to come about; then another replica is tried."),
     ConfigRow(
-      .deadlines, "response-timeout", .duration(\.responseTimeoutNs, ms...24 * h, zero: "no deadline"), "1h",
+      .deadlines, "response-timeout", .timeout(.response), "1h",
       "From the end of the request to the response head; then 504."),
     ConfigRow(
-      .deadlines, "stream-timeout", .duration(\.streamTimeoutNs, ms...24 * h, zero: "no deadline"), "10m",
+      .deadlines, "stream-timeout", .timeout(.stream), "10m",
       "The longest silence between the bytes of a body, in either direction."),
     ConfigRow(
-      .deadlines, "tunnel-timeout", .duration(\.tunnelTimeoutNs, ms...24 * h, zero: "no deadline"), "1h",
+      .deadlines, "tunnel-timeout", .timeout(.tunnel), "1h",
       "The longest silence in an upgraded connection (WebSocket)."),
     ConfigRow(
-      .deadlines, "drain-timeout", .duration(\.drainTimeoutNs, ms...24 * h, zero: "cut them at once"), "30s",
+      .deadlines, "drain-timeout", .timeout(.drain), "30s",
       "How long open requests may go on after SIGTERM."),
     ConfigRow(
-      .deadlines, "pool-idle-timeout", .duration(\.poolIdleTimeoutNs, ms...h, zero: "keep none"), "3s",
+      .deadlines, "pool-idle-timeout", .timeout(.poolIdle), "3s",
       """
       How long an idle connection to a replica is kept. Stay below the replica's own limit: uvicorn closes after 5 s, \
       and a request sent at that moment may be lost.
@@ -147,6 +159,18 @@ extension ConfigRow {
       .memory, "stream-window", .size(\.streamWindow, 16 << 10...64 << 20), "512k",
       "How far a sender may be ahead of a slow reader in one stream before it is made to wait."),
     ConfigRow(
+      .memory, "spill-memory", .size(\.spillMemory, 1 << 20...64 << 30, zero: "none"), "128m",
+      """
+      What each worker may hold for stalled readers besides its buffers, so that others always find one. When it is \
+      full, those that have stalled longest are closed.
+      """),
+    ConfigRow(
+      .memory, "send-buffer", .size(\.sendBuffer, 4 << 10...16 << 20, zero: "the kernel grows it"), "0",
+      """
+      The kernel's send buffer of each client connection, which counts toward no limit here: unbounded it grows to \
+      megabytes for a client that is sent much and reads little.
+      """),
+    ConfigRow(
       .memory, "batch-wait", .duration(\.batchWaitNs, us...10 * ms, zero: "take every completion at once"), "0",
       "A worker under load waits up to this long to take several completions in one turn: more throughput, more delay."
     ),
@@ -185,12 +209,7 @@ extension ConfigRow {
     // MARK: Other
     ConfigRow(
       .other, "config",
-      .text(
-        \.configFile, placeholder: "FILE", samples: [],
-        read: { text throws(ConfigProblem) in
-          if text.isEmpty { throw ConfigProblem("needs the path of a file") }
-          return text
-        }, show: { $0 }), nil,
+      file(\.configFile), nil,
       """
       Reads flags from a file of lines such as max-connections = 500; # begins a comment, repeatable flags may stand \
       on several lines.
@@ -201,6 +220,16 @@ extension ConfigRow {
     ConfigRow(.other, "help", .answer, nil, "Prints this text.", sources: [.arguments]),
     ConfigRow(.other, "version", .answer, nil, "Prints the version.", sources: [.arguments]),
   ]
+
+  /// A path; not looked at here.
+  private static func file(_ place: ConfigKind.Place<String?>) -> ConfigKind {
+    .text(
+      place, placeholder: "FILE", samples: [],
+      read: { text throws(ConfigProblem) in
+        if text.isEmpty { throw ConfigProblem("needs the path of a file") }
+        return text
+      }, show: { $0 })
+  }
 
   // RFC 9110 7.6.3: received-by is a pseudonym, a token.
   @Sendable private static func readViaName(_ text: String) throws(ConfigProblem) -> String {

@@ -11,6 +11,11 @@ package struct ProxyConfig: Equatable, Sendable {
   package var admin: [Endpoint] = []
   /// 0 = one per core.
   package var workers = 0
+  /// Paths; both or neither.
+  package var tlsCert: String?
+  package var tlsKey: String?
+  /// 0 = as many as workers.
+  package var tlsThreads = 0
 
   // Replicas and routing
   package var replicas: [ReplicaOption] = []
@@ -58,6 +63,10 @@ package struct ProxyConfig: Equatable, Sendable {
   package var buffers = 0
   package var bufferSize = 0
   package var streamWindow = 0
+  /// 0 = stalled peers are closed when their buffers are needed.
+  package var spillMemory = 0
+  /// 0 = the kernel grows it as the connection allows.
+  package var sendBuffer = 0
   /// 0 = every completion is taken at once.
   package var batchWaitNs: UInt64 = 0
 

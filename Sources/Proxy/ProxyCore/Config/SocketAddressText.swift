@@ -66,3 +66,22 @@ extension SocketAddress {
   /// `10.0.0.7:8080`, `[::1]:8080`, `unix:/path`; `unix:` for an unnamed Unix socket, `-` for no address.
   package var text: String { endpoint?.description ?? (family == AF_UNIX ? "unix:" : "-") }
 }
+
+extension Endpoint {
+  /// What to do about it when it cannot be listened on, with this errno.
+  func cure(_ code: Int32) -> String {
+    if case .unix = self {
+      return switch code {
+      case ENOENT, ENOTDIR: "create its folder first"
+      case EACCES, EPERM, EROFS: "check the folder's permissions"
+      default: "choose another path"
+      }
+    }
+    return switch code {
+    case EADDRINUSE: "another process listens there: stop it or choose another port"
+    case EADDRNOTAVAIL: "this machine does not have the address: choose one of `ip addr`, or :PORT for all of them"
+    case EACCES, EPERM: "a port below 1024 needs the right to it (CAP_NET_BIND_SERVICE): choose a higher one"
+    default: "choose another address"
+    }
+  }
+}

@@ -1,6 +1,8 @@
 // One socket, of either side, and the one request and response (exchange) that may be using it. Both are plain bytes in
 // slot tables: no references, nothing to retain.
 
+import Synchronization
+
 package enum Side: UInt8, BitwiseCopyable { case downstream, upstream }
 
 /// A connection's life:
@@ -33,9 +35,9 @@ package enum ConnectionState: UInt8, BitwiseCopyable {
 
 /// A set of bits. Not an `OptionSet`: its generic operations look up metadata, which hot paths may not.
 package struct ConnectionFlags: BitwiseCopyable {
-  private var bits: UInt16
+  private var bits: UInt32
   @inline(__always)
-  private init(_ bits: UInt16) { self.bits = bits }
+  private init(_ bits: UInt32) { self.bits = bits }
   package static var none: ConnectionFlags { @inline(__always) get { ConnectionFlags(0) } }
   package static var receiving: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 0) } }
   package static var sending: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 1) } }
@@ -61,6 +63,21 @@ package struct ConnectionFlags: BitwiseCopyable {
   package static var sendCancelled: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 13) } }
   /// Sending failed after some bytes had gone: what the replica has to say may still arrive.
   package static let sendBroken = ConnectionFlags(1 << 14)
+  /// The send under way was cancelled to learn how much has gone; it goes on from there (Spill).
+  package static var interrupted: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 16) } }
+  /// Part of its queue was moved to spill memory: nothing more is received for it until the queue is empty.
+  package static var spilled: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 17) } }
+  /// Its socket is watched for the end of its stream (Watch); the watch has been cancelled.
+  package static var watching: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 18) } }
+  package static var watchCancelled: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 19) } }
+  /// Its FIN has been seen behind bytes that are still to be received, and it may await answers.
+  package static var finSeen: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 20) } }
+  /// On the list of what is sent at the end of this turn.
+  package static var sendDue: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 21) } }
+  /// The kernel was told to wait with acknowledgements (Acknowledge).
+  package static var acksWait: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 22) } }
+  /// A client whose TLS is spoken elsewhere: the descriptor is the plain end of a socket pair.
+  package static var tls: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 15) } }
 
   @inline(__always)
   package static func | (a: ConnectionFlags, b: ConnectionFlags) -> ConnectionFlags { ConnectionFlags(a.bits | b.bits) }
@@ -100,6 +117,8 @@ package struct Connection: TableSlot {
   package var requests: UInt32
   /// Bytes the next receive may bring; grows while the other side keeps up.
   package var receiveLimit: UInt32
+  /// Bytes it has taken since it last stalled, counted up to `provenBytes`.
+  package var taken: UInt32
   /// How long the replica says it keeps an idle connection (Keep-Alive: timeout=N); .max = it does not say.
   package var keepAliveSeconds: UInt32
   /// When it was last parked; 0 = never.
@@ -113,6 +132,8 @@ package struct Connection: TableSlot {
   package var partialCount: UInt32
   /// When it was accepted or connected, nanoseconds.
   package var openedAt: UInt64
+  /// Who the client is to the TLS thread, where the `tls` flag is set.
+  package var tlsName: TlsName
   /// Bytes of the client's address text, which is kept beside the slot table (`peerTextStride` bytes per slot).
   package var peerCount: UInt8
 }
@@ -186,6 +207,8 @@ package struct Exchange: TableSlot {
   package var attempts: UInt8 = 0
   /// Interim responses that have come.
   package var interims: UInt8 = 0
+  /// Small pieces of the response's body that have come, modulo 256.
+  package var pieces: UInt8 = 0
   package var requestFraming = BodyFraming.none
   package var responseFraming = BodyFraming.none
   package var status: UInt16 = 0
@@ -236,4 +259,49 @@ package struct Exchange: TableSlot {
 package struct WorkerControl: ~Copyable {
   /// 0 = run, 1 = drain (finish what is in flight), 2 = stop at once.
   package let command = AtomicWord(0)
+  package let timeouts = TimeoutWords()
+  /// Where clients that speak TLS go and come from; nil until the first certificate.
+  package let tls = Atomic<UnsafeMutablePointer<TlsPort>?>(nil)
+}
+
+/// Deadlines that replace those of the configuration, written by another thread. A worker reads them when it is woken;
+/// zeroed memory says nothing. A deadline that is already running is not moved.
+package struct TimeoutWords: ~Copyable {
+  /// Changes so far. Stored last.
+  private let changes = AtomicWord(0)
+  private let queueNs = Atomic<UInt64>(0)
+  private let headNs = Atomic<UInt64>(0)
+  private let idleNs = Atomic<UInt64>(0)
+  private let connectNs = Atomic<UInt64>(0)
+  private let responseNs = Atomic<UInt64>(0)
+  private let streamNs = Atomic<UInt64>(0)
+  private let tunnelNs = Atomic<UInt64>(0)
+  private let poolIdleNs = Atomic<UInt64>(0)
+
+  package init() {}
+
+  /// From one thread at a time.
+  package borrowing func set(_ config: EngineConfig) {
+    queueNs.store(config.queueTimeoutNs, ordering: .relaxed)
+    headNs.store(config.headTimeoutNs, ordering: .relaxed)
+    idleNs.store(config.idleTimeoutNs, ordering: .relaxed)
+    connectNs.store(config.connectTimeoutNs, ordering: .relaxed)
+    responseNs.store(config.responseTimeoutNs, ordering: .relaxed)
+    streamNs.store(config.streamTimeoutNs, ordering: .relaxed)
+    tunnelNs.store(config.tunnelTimeoutNs, ordering: .relaxed)
+    poolIdleNs.store(config.poolIdleNs, ordering: .relaxed)
+    changes.wrappingAdd(1, ordering: .releasing)
+  }
+
+  borrowing func copy(to config: inout EngineConfig) {
+    guard changes.load(ordering: .acquiring) != 0 else { return }
+    config.queueTimeoutNs = queueNs.load(ordering: .relaxed)
+    config.headTimeoutNs = headNs.load(ordering: .relaxed)
+    config.idleTimeoutNs = idleNs.load(ordering: .relaxed)
+    config.connectTimeoutNs = connectNs.load(ordering: .relaxed)
+    config.responseTimeoutNs = responseNs.load(ordering: .relaxed)
+    config.streamTimeoutNs = streamNs.load(ordering: .relaxed)
+    config.tunnelTimeoutNs = tunnelNs.load(ordering: .relaxed)
+    config.poolIdleNs = poolIdleNs.load(ordering: .relaxed)
+  }
 }

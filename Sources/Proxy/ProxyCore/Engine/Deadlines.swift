@@ -58,17 +58,34 @@ extension Worker where IO: ~Copyable {
     }
   }
 
-  /// Bytes wait for a client: it is closed when none has gone for the stream deadline.
+  /// Bytes wait for a client: it is closed when none has gone for the stream deadline. A send that is long under way
+  /// may have gone in part: it is interrupted to see.
   private mutating func stalledOrAgain(_ slot: UInt32) {
     let connection = connections[slot]
     let end = connection.pointee.progressAt &+ config.streamTimeoutNs
-    if io.now >= end {
-      counters.worker.pointee.clientStalls &+= 1
-      connection.pointee.flags.insert(.reset)
-      clientGone(slot)
-    } else {
+    if io.now < end {
       wheel.set(slot, at: end)
+    } else if interrupt(slot) {
+      wheel.set(slot, at: io.now + 1_000_000_000)
+    } else {
+      closeStalledClient(slot)
     }
+  }
+
+  /// An interrupted send had not moved: true when that is so for the stream deadline, and ends the connection.
+  mutating func hasStalledForGood(_ slot: UInt32) -> Bool {
+    let connection = connections[slot]
+    guard connection.pointee.side == .downstream, connection.pointee.state != .tunnel,
+      io.now >= connection.pointee.progressAt &+ config.streamTimeoutNs
+    else { return false }
+    closeStalledClient(slot)
+    return true
+  }
+
+  private mutating func closeStalledClient(_ slot: UInt32) {
+    counters.worker.pointee.clientStalls &+= 1
+    connections[slot].pointee.flags.insert(.reset)
+    clientGone(slot)
   }
 
   private mutating func replicaOverdue(_ slot: UInt32) {

@@ -35,10 +35,10 @@ extension Worker where IO: ~Copyable {
     }
     let context = ForwardContext(
       clientAddress: UnsafePointer(peerTexts + Int(slot) * peerTextStride),
-      clientAddressCount: Int(connection.pointee.peerCount), isTLS: false, requestIdHigh: io.random(),
-      requestIdLow: io.random(), addsRequestId: config.addRequestId, forwarded: config.forwarded,
-      viaName: config.viaName, viaNameCount: config.viaCount, fallbackHost: config.fallbackHost,
-      fallbackHostCount: config.fallbackHostCount)
+      clientAddressCount: Int(connection.pointee.peerCount), isTLS: connection.pointee.flags.contains(.tls),
+      requestIdHigh: io.random(), requestIdLow: io.random(), addsRequestId: config.addRequestId,
+      forwarded: config.forwarded, viaName: config.viaName, viaNameCount: config.viaCount,
+      fallbackHost: config.fallbackHost, fallbackHostCount: config.fallbackHostCount)
     // Room for the head, what is usually added to it and a body that has come with it; only when that proves too little
     // is the worst case claimed.
     let rest = count - Int(head.headBytes)
@@ -146,59 +146,105 @@ extension Worker where IO: ~Copyable {
     while ready.head != noSlot {
       let index = ready.head
       ready.remove(index, in: exchanges.base)
-      dispatch(index)
+      let isNew = exchanges[index].pointee.attempts == 0
+      if isNew && mustWaitBehind(exchanges[index].pointee.startedAt) || !dispatch(index) { wait(index) }
     }
   }
 
-  /// Looks again for those that wait, first come first served, until a replica is missing again.
+  /// Whether a request that came earlier waits for any replica, here or in another worker.
+  @inline(__always)
+  private func mustWaitBehind(_ startedAt: UInt64) -> Bool {
+    let queued = board.shared.pointee.queued.load(ordering: .relaxed)
+    if queued == 0 { return false }
+    if someoneWaits && waiting.head != noSlot { return true }
+    return Int(queued) > waiting.count && board.isOlderWaiting(than: startedAt, besides: place)
+  }
+
+  /// Looks again for those that wait, first come first served. Only one that must avoid the replicas it has failed on
+  /// does not hold up those behind it.
   mutating func serveWaiting() {
-    leaseReturned = false
-    var left = waiting.count
-    while left > 0 && waiting.head != noSlot {
-      left -= 1
-      let index = waiting.head
+    someoneWaits = false
+    var index = waiting.head
+    while index != noSlot {
+      let exchange = exchanges[index]
+      let next = exchange.pointee.next
+      let takesAny = effectiveTried(index).isEmpty
+      let yields = takesAny && board.isOlderWaiting(than: exchange.pointee.startedAt, besides: place)
+      if yields || !dispatch(index) {
+        if takesAny {
+          someoneWaits = true
+          return
+        }
+      }
+      index = next
+    }
+  }
+
+  /// Tells the other workers since when our oldest waits. They leave what comes free to it; it looks every millisecond.
+  mutating func tellWaiting() {
+    var since: UInt64 = 0
+    var index = waiting.head
+    while index != noSlot {
+      if effectiveTried(index).isEmpty {
+        since = exchanges[index].pointee.startedAt
+        break
+      }
+      index = exchanges[index].pointee.next
+    }
+    guard since != waitingSince else { return }
+    waitingSince = since
+    board.waitingSince[place].store(since, ordering: .relaxed)
+  }
+
+  @inline(__always)
+  private func effectiveTried(_ index: UInt32) -> Tried {
+    exchanges[index].pointee.flags.contains(.freshOnly) ? Tried() : exchanges[index].pointee.tried
+  }
+
+  /// Gives the exchange a replica or an answer; false when those it could have are at their limits.
+  private mutating func dispatch(_ index: UInt32) -> Bool {
+    let exchange = exchanges[index]
+    let isHarmless =
+      exchange.pointee.flags.contains(.safe) && exchange.pointee.flags.contains(.wholeInBlock)
+      && Int(exchange.pointee.attempts) + 1 < config.maxAttempts && budget.isAmple
+    let picked = board.pick(
+      tried: effectiveTried(index), isHarmless: isHarmless, now: io.now, rule: config.ejection)
+    if case .full = picked { return false }
+    if exchange.pointee.phase == .queued {
       waiting.remove(index, in: exchanges.base)
       board.shared.pointee.queued.wrappingSubtract(1, ordering: .relaxed)
-      let before = waiting.count
-      dispatch(index, requeueInFront: true)
-      if waiting.count > before { return }
+      exchange.pointee.phase = .ready
     }
-  }
-
-  private mutating func dispatch(_ index: UInt32, requeueInFront: Bool = false) {
-    let exchange = exchanges[index]
-    let tried = exchange.pointee.flags.contains(.freshOnly) ? Tried() : exchange.pointee.tried
-    switch board.pick(cursor: &cursor, tried: tried, now: io.now, rule: config.ejection) {
+    switch picked {
     case .replica(let replica):
       exchange.pointee.lease = board.lease(replica)
       exchange.pointee.attempts += 1
       exchange.pointee.pickedAt = io.now
       counters.replicas[Int(replica)].exchanges &+= 1
       assign(index, replica)
-    case .full:
-      wait(index, inFront: requeueInFront)
     case .ejected, .empty:
       counters.worker.pointee.noReplica &+= 1
       // After a failed attempt: say what happened then, not that there is nobody.
       let answer: LocalReply = board.hasReplicas ? .allRefuse : .noReplica
       finishLocally(index, exchange.pointee.attempts > 0 ? exchange.pointee.failure : answer)
+    case .full: break
     }
+    return true
   }
 
-  private mutating func wait(_ index: UInt32, inFront: Bool) {
+  private mutating func wait(_ index: UInt32) {
     let exchange = exchanges[index]
     let queued = board.shared.pointee.queued.wrappingAdd(1, ordering: .relaxed).newValue
-    if Int(queued) > config.queueSize && exchange.pointee.phase != .queued {
+    if Int(queued) > config.queueSize {
       board.shared.pointee.queued.wrappingSubtract(1, ordering: .relaxed)
       counters.worker.pointee.queueOverflows &+= 1
       finishLocally(index, .queueFull)
       return
     }
-    if exchange.pointee.phase != .queued {
-      exchange.pointee.phase = .queued
-      wheel.set(exchange.pointee.downstream, at: io.now + config.queueTimeoutNs)
-    }
-    if inFront { waiting.prepend(index, in: exchanges.base) } else { waiting.append(index, in: exchanges.base) }
+    exchange.pointee.phase = .queued
+    wheel.set(exchange.pointee.downstream, at: io.now + config.queueTimeoutNs)
+    waiting.append(index, in: exchanges.base)
+    if effectiveTried(index).isEmpty { someoneWaits = true }
   }
 
   /// Gives the exchange a connection to its replica: a parked one, or a new one.
@@ -268,7 +314,7 @@ extension Worker where IO: ~Copyable {
     if connections[slot].pointee.queue.isEmpty {
       enqueue(slot, blocks.bytes(of: exchange.pointee.head), Int(exchange.pointee.headCount), .borrowed)
     } else {
-      startSending(slot)
+      sendLater(slot)
     }
     counters.replicas[Int(exchange.pointee.lease.replica)].bytesToReplica &+= UInt64(exchange.pointee.headCount)
     if !exchange.pointee.flags.contains(.requestRead) { pumpRequest(index) }
@@ -298,7 +344,7 @@ extension Worker where IO: ~Copyable {
     counters.histogram(.connect, of: Int(exchange.pointee.lease.replica)).record(io.now - exchange.pointee.pickedAt)
     wheel.set(slot, at: io.now + config.responseTimeoutNs)
     armReceive(slot, pollFirst: true)
-    startSending(slot)
+    sendLater(slot)
   }
 
   // MARK: failing
@@ -376,7 +422,6 @@ extension Worker where IO: ~Copyable {
   mutating func giveBackLease(_ index: UInt32) {
     if exchanges[index].pointee.lease.isHeld {
       board.release(&exchanges[index].pointee.lease)
-      leaseReturned = true
     }
   }
 
@@ -450,7 +495,7 @@ extension Worker where IO: ~Copyable {
     case .connecting, .waiting, .streaming, .tunnel: break
     }
     if exchange.pointee.lease.isHeld {
-      counters.replicas[Int(exchange.pointee.lease.replica)].clientsLeft &+= 1
+      if outcome == .clientLeft { counters.replicas[Int(exchange.pointee.lease.replica)].clientsLeft &+= 1 }
       board.undecided(exchange.pointee.lease)
     }
     detachUpstream(index)
@@ -467,6 +512,7 @@ extension Worker where IO: ~Copyable {
     detachUpstream(index)
     end(index, .truncated)
     if hidden { connections[slot].pointee.flags.insert(.reset) }
+    markTls(slot, .cut)
     closeWhenSent(slot)
   }
 

@@ -148,22 +148,35 @@ extension Worker where IO: ~Copyable {
     case .exchanging:
       let index = connection.pointee.exchange
       guard index != noSlot else { return }  // the response is out of our hands already: finish sending it
-      let exchange = exchanges[index]
-      let read = exchange.pointee.flags.contains(.requestRead)
-      // A FIN with the end of the request, or so soon after it that it was under way, is a client that has said all it
-      // wants to say; a later one is a client that has gone (it cannot be told from close()).
-      // One that has had part of its response has seen that we are not waiting for its FIN.
-      let soon =
-        io.now &- connection.pointee.receivedAt <= config.halfCloseGraceNs
-        && !exchange.pointee.flags.contains(.headSent)
-      let mayComplete = !read && !connection.pointee.input.isEmpty
-      if (read && (soon || config.halfCloseAnswers)) || mayComplete { return }
-      clientGone(slot)
+      if mayAwaitAnswer(slot, unread: 0, cameAt: connection.pointee.receivedAt) {
+        watch(slot)
+      } else {
+        clientGone(slot)
+      }
     case .tunnel:
       tunnelEnded(slot)
     case .free, .connecting, .serving, .parked, .stopping:
       preconditionFailure("a client connection in a replica's state")
     }
+  }
+
+  /// Whether a client that has sent its FIN is still there to be answered. A FIN with the end of the request, or so
+  /// soon after it that it was under way, is a client that has said all it wants to say; a later one is a client that
+  /// has gone (it cannot be told from close()). `unread`: bytes that are not received yet; `cameAt`: when the last of
+  /// its bytes came.
+  func mayAwaitAnswer(_ slot: UInt32, unread: Int, cameAt: UInt64) -> Bool {
+    let connection = connections[slot]
+    let isKnown = config.halfCloseAnswers || connection.pointee.flags.contains(.finSeen)
+    guard isKnown || io.now &- cameAt <= config.halfCloseGraceNs else { return false }
+    let exchange = exchanges[connection.pointee.exchange]
+    let waiting = Int(connection.pointee.input.bytes) + unread
+    if exchange.pointee.flags.contains(.requestRead) {
+      // One that has had part of its response has seen that we are not waiting for its FIN.
+      return isKnown || waiting > 0 || !exchange.pointee.flags.contains(.headSent)
+    }
+    // The rest of its body may be among what waits.
+    let isShort = exchange.pointee.requestFraming == .length && UInt64(waiting) < exchange.pointee.requestLeft
+    return waiting > 0 && !isShort
   }
 
   /// The client has left: whatever was being done for it ends at once, so that a model stops generating.
@@ -234,6 +247,7 @@ extension Worker where IO: ~Copyable {
   @inline(__always)
   mutating func queueSent(_ slot: UInt32) {
     let connection = connections[slot]
+    connection.pointee.flags.remove(.spilled)
     if connection.pointee.flags.isDisjoint(with: .closeWhenSent | .endWhenSent) { return }
     queueSentBeforeClose(slot)
   }

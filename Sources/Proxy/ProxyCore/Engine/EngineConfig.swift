@@ -38,6 +38,8 @@ package struct EngineConfig: BitwiseCopyable {
   package var ejection = EjectionRule()
   /// Bytes one stream may be ahead of a slow reader.
   package var streamWindow: UInt32 = 524_288
+  /// Private memory of one worker for what stalled peers have not taken; 0 = none.
+  package var spillBytes = 134_217_728
   package var forwarded = ForwardedMode.append
   /// The name in Via (count 0: none), and the Host of HTTP/1.0 requests that have none. They live as long as the
   /// process.

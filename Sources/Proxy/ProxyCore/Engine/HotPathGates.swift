@@ -26,17 +26,21 @@
     mutating func send(_ fd: Int32, gathering slices: UnsafePointer<IOSlice>, _ count: Int, token: Token) {
       complete(token, fd)
     }
+    mutating func watch(_ fd: Int32, fin: Bool, token: Token) { complete(token, fd) }
     mutating func connect(_ fd: Int32, to address: UnsafePointer<SocketAddress>, token: Token) { complete(token, fd) }
     mutating func shutdown(_ fd: Int32, _ how: ShutdownHow, token: Token) { complete(token, fd) }
     mutating func close(_ fd: Int32, token: Token) { complete(token, fd) }
     mutating func cancel(_ target: Token, token: Token) { complete(token, 0) }
     mutating func armWake(token: Token) { complete(token, 0) }
     mutating func openSocket(for address: UnsafePointer<SocketAddress>) -> Int32 { 3 }
+    mutating func delayAcks(_ fd: Int32, _ isOn: Bool) {}
     mutating func resetOnClose(_ fd: Int32) {}
+    mutating func unread(on fd: Int32) -> Unread { Unread(bytes: Int(fd), silenceNs: now) }
     mutating func peerAddress(of fd: Int32) -> SocketAddress { SocketAddress() }
     var bufferSize: Int { 65536 }
     var bufferCount: Int { 64 }
     var buffersFree: Int { 64 }
+    var buffersNext: Int { 64 }
     func bytes(of buffer: BufferID) -> UnsafeMutableRawPointer { self.buffer }
     mutating func giveBack(_ buffer: BufferID) {}
 

@@ -39,7 +39,7 @@ extension Worker where IO: ~Copyable {
     let outcome: LogOutcome =
       switch answer {
       case .headTimeout: .timedOut
-      case .tooManyConnections, .outOfMemory: .shed
+      case .tooManyConnections, .outOfMemory, .bodyShed: .shed
       default: .refused
       }
     var entry = LogEntry(startedAt: io.now, replica: .none, status: answer.status, outcome: outcome)

@@ -23,7 +23,12 @@ extension Worker where IO: ~Copyable {
     if completion.result >= 0 {
       armAccept(index)
     } else {
-      // Out of descriptors or memory (EMFILE, ENFILE, ENOBUFS, ENOMEM): asking again at once would spin.
+      // Asking again at once would spin where descriptors or memory have run out (man 2 accept).
+      switch completion.result {
+      case -12, -23, -24, -105:  // ENOMEM, ENFILE, EMFILE, ENOBUFS
+        counters.worker.pointee.failedAccepts &+= 1
+      default: break
+      }
       acceptAgainAt = io.now + 20_000_000
     }
   }
@@ -43,6 +48,7 @@ extension Worker where IO: ~Copyable {
 
   private mutating func admit(_ fd: Int32) {
     let open = board.shared.pointee.connections.wrappingAdd(1, ordering: .relaxed).newValue
+    if handToTls(fd, open: open) { return }
     guard !draining, let slot = claimConnection(fd: fd, side: .downstream, state: .readingHead) else {
       board.shared.pointee.connections.wrappingSubtract(1, ordering: .relaxed)
       counters.worker.pointee.shedConnections &+= 1

@@ -193,20 +193,29 @@ extension Worker where IO: ~Copyable {
       if connection.pointee.input.isEmpty {
         armReceive(slot, pollFirst: true)
       } else {
-        connection.pointee.flags.insert(.paused)
+        pause(slot)
       }
       return
     }
-    let backlog = backlogBehind(slot)
-    // While buffers are scarce a stream gets one at a time, and only when what it had has gone on; otherwise its limit
-    // grows to the window, since fewer and larger receives are cheaper.
-    let scarce = io.buffersFree < io.bufferCount / 2
-    guard scarce ? backlog == 0 : backlog < config.streamWindow / 2 else {
-      connection.pointee.flags.insert(.paused)
+    let sink = sinkOf(slot)
+    var backlog = connection.pointee.input.bytes
+    var small = isScarce
+    if sink != noSlot {
+      backlog += connections[sink].pointee.queue.bytes
+      if connections[sink].pointee.flags.contains(.spilled) {
+        small = true
+      } else if connections[sink].pointee.taken >= provenBytes {
+        small = io.buffersFree < io.bufferCount / 4
+      }
+    }
+    // While memory is scarce a stream gets one buffer at a time, and only when what it had has gone on; otherwise its
+    // limit grows to the window, since fewer and larger receives are cheaper.
+    guard small ? backlog == 0 : backlog < config.streamWindow / 2 else {
+      pause(slot)
       return
     }
     connection.pointee.receiveLimit =
-      scarce ? UInt32(io.bufferSize) : min(config.streamWindow, connection.pointee.receiveLimit &* 4)
+      small ? UInt32(io.bufferSize) : min(config.streamWindow, connection.pointee.receiveLimit &* 4)
     armReceive(slot, pollFirst: false)
   }
 
@@ -217,16 +226,13 @@ extension Worker where IO: ~Copyable {
       && exchanges[index].pointee.phase != .tunnel
   }
 
-  /// Bytes that came from this connection and have not gone on yet.
+  /// The connection that what this one brings goes to.
   @inline(__always)
-  private func backlogBehind(_ slot: UInt32) -> UInt32 {
-    let connection = connections[slot]
-    let own = connection.pointee.input.bytes
-    let index = connection.pointee.exchange
-    guard index != noSlot else { return own }
-    let exchange = exchanges[index]
-    let other = connection.pointee.side == .downstream ? exchange.pointee.upstream : exchange.pointee.downstream
-    return other == noSlot ? own : own + connections[other].pointee.queue.bytes
+  private func sinkOf(_ slot: UInt32) -> UInt32 {
+    let index = connections[slot].pointee.exchange
+    guard index != noSlot else { return noSlot }
+    return connections[slot].pointee.side == .downstream
+      ? exchanges[index].pointee.upstream : exchanges[index].pointee.downstream
   }
 
   /// A send has made room: the other side's receive goes on if it was paused, and a waiting body moves up.

@@ -24,8 +24,10 @@ extension Worker where IO: ~Copyable {
     switch exchange.pointee.phase {
     case .streaming:
       let replica = Int(exchange.pointee.lease.replica)
-      counters.histogram(.gap, of: replica).record(io.now &- exchange.pointee.lastByteAt)
+      let gap = io.now &- exchange.pointee.lastByteAt
+      counters.histogram(.gap, of: replica).record(gap)
       exchange.pointee.lastByteAt = io.now
+      acknowledgeInPairs(slot, index, count, gap)
       wheel.set(slot, at: io.now + config.streamTimeoutNs)
       responseBody(index, base, count, owner)
     case .waiting:

@@ -9,6 +9,8 @@
 //   Dispatch    picking, connecting, retrying, finishing
 //   Upstream    response heads and bodies
 //   Pump        request bodies and back-pressure
+//   Watch       clients that leave while nothing is received from them
+//   Spill       lent buffers taken back from stalled peers
 //   Deadlines   what each deadline means when it passes
 
 import Synchronization
@@ -24,7 +26,8 @@ package struct WorkerLeaks: BitwiseCopyable, Equatable {
 
 package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
   package var io: IO
-  let config: EngineConfig
+  /// As at start, but for the deadlines, which change when somebody says so.
+  var config: EngineConfig
   let board: LoadBoard
   let counters: CounterSet
   let control: UnsafeMutablePointer<WorkerControl>
@@ -44,26 +47,37 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
   var fields: FieldTable
   /// Scratch of gathered sends.
   let slices: UnsafeMutablePointer<IOSlice>
+  /// Connections with something to send at the end of this turn.
+  let due: UnsafeMutablePointer<UInt32>
+  var dueCount = 0
 
   /// Exchanges to dispatch at the end of this turn, and those waiting for a replica below its limit.
   var ready = ExchangeList()
   var waiting = ExchangeList()
-  /// A lease came back since the waiting ones were last looked at.
-  var leaseReturned = false
+  /// One of the waiting would take any replica: what comes new has its place behind it.
+  var someoneWaits = false
+  /// Our place in the board's `waitingSince`, and what stands there.
+  let place: Int
+  var waitingSince: UInt64 = 0
   /// Connections whose receive ended for want of a buffer, oldest first.
   var starvedHead = noSlot
   var starvedTail = noSlot
-  var starvedSince: UInt64 = 0
+  /// Where the next look for stalled peers begins, and when it may (Spill).
+  var relieveFrom: UInt32 = 0
+  var relieveAt: UInt64 = 0
+  /// Scratch of choosing whom to close.
+  let longestStalled: UnsafeMutablePointer<StalledClient>
   /// Parked connections per replica index: first slot + 1 (0 = none), and how many.
   let idleHeads: UnsafeMutablePointer<UInt32>
   let idleCounts: UnsafeMutablePointer<UInt16>
   /// How long a parked connection to a replica may be taken again, learned from those the replica closed, in
   /// microseconds; 0 = it has closed none.
   let idleLimits: UnsafeMutablePointer<UInt32>
+  /// Whether streams of a replica bear acknowledgements in pairs.
+  let ackTrials: UnsafeMutablePointer<AckTrial>
   var parked = 0
   var upstreams = 0
   var downstreams = 0
-  var cursor: UInt32 = 0
   var budget: RetryBudget
 
   var listeners: InlineArray<8, Int32> = .init(repeating: -1)
@@ -82,6 +96,7 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
     let plan = MemoryPlan(config: config, buffers: io.bufferCount, bufferBytes: io.bufferSize)
     self.config = config
     self.board = board
+    place = board.joinWorkers()
     self.counters = counters
     self.control = control
     self.log = log
@@ -93,14 +108,17 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
     segments = SlotTable(capacity: plan.segments)
     blocks = BlockPool(
       tiny: plan.tinyBlocks, small: plan.smallBlocks, medium: plan.mediumBlocks, large: plan.largeBlocks,
-      largeBytes: plan.largeBlockBytes)
+      largeBytes: plan.largeBlockBytes, spill: plan.spillBlocks)
     bufferRefs = mapZeroed(io.bufferCount)
     wheel = TimerWheel(capacity: plan.connections, now: io.now)
     fields = FieldTable.allocate(capacity: config.fieldsMax)
     slices = mapZeroed(gatherMax)
+    due = mapZeroed(plan.connections)
+    longestStalled = mapZeroed(longestStalledMax)
     idleHeads = mapZeroed(board.capacity)
     idleCounts = mapZeroed(board.capacity)
     idleLimits = mapZeroed(board.capacity)
+    ackTrials = mapZeroed(board.capacity)
     budget = RetryBudget(percent: config.retryPercent, burst: config.retryBurst)
     self.io = io
     self.io.armWake(token: Token(.wake, slot: 0, generation: 0))
@@ -115,7 +133,7 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
       buffersOut: io.bufferCount - io.buffersFree)
   }
 
-  /// One turn: wait, handle every completion, decide, keep time.
+  /// One turn: wait, handle every completion, decide, keep time, send.
   package mutating func turn() {
     io.submitAndWait(until: nextWake)
     counters.worker.pointee.turns &+= 1
@@ -123,11 +141,15 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
       counters.worker.pointee.completions &+= 1
       handle(completion)
     }
-    dispatchReady()
+    // Those that wait were here before those that have just come.
     if waiting.head != noSlot { serveWaiting() }
-    while let slot = wheel.expired(now: io.now) { deadlinePassed(slot) }
-    // A deadline may have freed a replica or begun a retry.
     dispatchReady()
+    while let slot = wheel.expired(now: io.now) { deadlinePassed(slot) }
+    // A deadline may have begun a retry.
+    dispatchReady()
+    sendDue()
+    if waiting.head != noSlot || waitingSince != 0 { tellWaiting() }
+    if isShort { relieve() }
     if starvedHead != noSlot { feedStarved() }
     if acceptAgainAt != 0 && io.now >= acceptAgainAt { acceptAgain() }
     setGauges()
@@ -137,7 +159,7 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
     var at = wheel.nextWake
     // Another worker's release is not announced: look again in a millisecond.
     if waiting.head != noSlot { at = min(at, io.now + 1_000_000) }
-    if starvedHead != noSlot { at = min(at, io.now + 1_000_000) }
+    if isShort { at = min(at, max(relieveAt, io.now + 1_000_000)) }
     if acceptAgainAt != 0 { at = min(at, acceptAgainAt) }
     return at
   }
@@ -148,6 +170,7 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
     counters.worker.pointee.upstreamsParked = UInt64(parked)
     counters.worker.pointee.buffersFree = UInt64(io.buffersFree)
     counters.worker.pointee.blocksUsed = UInt64(blocks.used)
+    counters.worker.pointee.spillBlocksUsed = UInt64(blocks.spillUsed)
     counters.worker.pointee.queuedNow = UInt64(waiting.count)
   }
 
@@ -157,7 +180,7 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
     switch token.operation {
     case .accept: accepted(completion)
     case .wake: woken()
-    case .connect, .receive, .send, .shutdown, .close, .cancel:
+    case .connect, .receive, .send, .watch, .shutdown, .close, .cancel:
       // Closing a descriptor that never had a slot.
       guard token.slot != noSlot else { return }
       let connection = connections[token.slot]
@@ -168,18 +191,19 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
       case .receive: received(token.slot, completion)
       case .send: sent(token.slot, completion.result)
       case .connect: connected(token.slot, completion.result)
+      case .watch: watched(token.slot, completion.result)
       case .close: closed(token.slot)
-      case .cancel:
-        connection.pointee.flags.remove(.cancelling)
-        operationEnded(token.slot)
+      case .cancel: cancelEnded(token.slot)
       case .shutdown: operationEnded(token.slot)
       case .accept, .wake: break
       }
     }
   }
 
-  /// Another thread has set a command.
+  /// Another thread has set a command or other deadlines, or brings clients.
   private mutating func woken() {
+    control.pointee.timeouts.copy(to: &config)
+    takeArrivals()
     switch control.pointee.command.load(ordering: .acquiring) {
     case 1: drain()
     case 2: stopped = true
@@ -203,14 +227,6 @@ struct ExchangeList: BitwiseCopyable {
     slots[Int(index)].prev = tail
     if tail == noSlot { head = index } else { slots[Int(tail)].next = index }
     tail = index
-    count += 1
-  }
-
-  mutating func prepend(_ index: UInt32, in slots: UnsafeMutablePointer<Exchange>) {
-    slots[Int(index)].next = head
-    slots[Int(index)].prev = noSlot
-    if head == noSlot { tail = index } else { slots[Int(head)].prev = index }
-    head = index
     count += 1
   }
 

@@ -10,6 +10,8 @@ package enum LocalReply: BitwiseCopyable, Equatable {
   case bodyTooLarge
   case tooManyConnections
   case outOfMemory
+  /// The request's body waited for a replica to take it, and the memory was needed.
+  case bodyShed
   /// No replica is in the list, or none is ready.
   case noReplica
   /// Every ready replica refuses connections.
@@ -34,7 +36,7 @@ package enum LocalReply: BitwiseCopyable, Equatable {
     case .refused(let refusal), .bodyMalformed(let refusal): refusal.status
     case .headTimeout, .bodyTimeout: 408
     case .bodyTooLarge: 413
-    case .tooManyConnections, .outOfMemory, .noReplica, .allRefuse, .queueFull, .queueTimeout: 503
+    case .tooManyConnections, .outOfMemory, .bodyShed, .noReplica, .allRefuse, .queueFull, .queueTimeout: 503
     case .replicaFailed, .replicaMalformed: 502
     case .replicaTimeout: 504
     case .optionsHere: 204
@@ -51,6 +53,7 @@ package enum LocalReply: BitwiseCopyable, Equatable {
     case .bodyTooLarge: "the request body is larger than --max-body-bytes allows"
     case .tooManyConnections: "the proxy has as many connections as --max-connections allows; retry shortly"
     case .outOfMemory: "the proxy has no room for a head this long now; retry shortly"
+    case .bodyShed: "the proxy cannot hold this body until a replica takes it; retry shortly"
     case .noReplica: "no replica is ready to serve this request; retry shortly"
     case .allRefuse: "every replica refuses connections; retry shortly"
     case .queueFull: "all replicas are at their limit and the queue is full; retry shortly"

@@ -3,11 +3,16 @@
 
 import Glibc
 
-/// Zeroed room for `count` values that lives as long as the process. Traps when the address space is exhausted.
-/// Zero bytes must be a valid value of `T`.
+/// Zeroed room for `count` values that lives as long as the process, which ends here when there is no address space
+/// left for it. Zero bytes must be a valid value of `T`.
 package func mapZeroed<T: ~Copyable>(_ count: Int, of type: T.Type = T.self) -> UnsafeMutablePointer<T> {
   let bytes = max(1, count) * MemoryLayout<T>.stride
   let memory = mmap(nil, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-  guard let memory, memory != MAP_FAILED else { preconditionFailure("mmap of a planned size failed") }
+  guard let memory, memory != MAP_FAILED else {
+    say(
+      "no room for \(bytes >> 10) KiB: \(String(cString: strerror(errno))); raise the limit of the address space "
+        + "(ulimit -v), or lower what --print-plan shows")
+    exit(1)
+  }
   return memory.bindMemory(to: type, capacity: max(1, count))
 }

@@ -11,9 +11,12 @@ package struct MemoryPlan: BitwiseCopyable {
   package let mediumBlocks: Int
   package let largeBlocks: Int
   package let largeBlockBytes: Int
+  /// What stalled peers have not taken, moved out of lent buffers.
+  package let spillBlocks: Int
   package let buffers: Int
   package let bufferBytes: Int
-  /// Completion queue entries that hold every operation in flight: at most receive + send + one more per connection.
+  /// Completion queue entries that hold every operation in flight: at most receive + send + one more per connection,
+  /// and a watch per client.
   package let completions: Int
 
   /// Slots kept for connections that are answered 503 and closed.
@@ -22,7 +25,8 @@ package struct MemoryPlan: BitwiseCopyable {
   package init(config: EngineConfig, buffers: Int, bufferBytes: Int) {
     exchanges = config.maxConnections
     connections = 2 * config.maxConnections + MemoryPlan.shedRoom + 1024
-    segments = buffers * 2 + config.maxConnections * 4
+    spillBlocks = config.spillBytes / BlockPool.spillBytes
+    segments = buffers * 2 + config.maxConnections * 4 + spillBlocks
     // Per exchange at most: the kept request head, a partial or rewritten response head, a local reply.
     tinyBlocks = config.maxConnections * 3 + MemoryPlan.shedRoom
     smallBlocks = config.maxConnections * 3 + MemoryPlan.shedRoom
@@ -32,12 +36,12 @@ package struct MemoryPlan: BitwiseCopyable {
     self.buffers = buffers
     self.bufferBytes = bufferBytes
     var entries = 4096
-    while entries < 3 * connections && entries < 65536 { entries *= 2 }
+    while entries < 3 * connections + config.maxConnections && entries < 65536 { entries *= 2 }
     completions = entries
   }
 
   package var slotBytes: Int {
-    connections * (MemoryLayout<Connection>.stride + 24) + exchanges * MemoryLayout<Exchange>.stride
+    connections * (MemoryLayout<Connection>.stride + 28) + exchanges * MemoryLayout<Exchange>.stride
       + segments * MemoryLayout<Segment>.stride
   }
   package var blockBytes: Int {
@@ -45,6 +49,7 @@ package struct MemoryPlan: BitwiseCopyable {
       + largeBlocks * largeBlockBytes
   }
   package var bufferPoolBytes: Int { buffers * bufferBytes }
+  package var spillPoolBytes: Int { spillBlocks * BlockPool.spillBytes }
   /// One worker's most.
-  package var totalBytes: Int { slotBytes + blockBytes + bufferPoolBytes + completions * 16 }
+  package var totalBytes: Int { slotBytes + blockBytes + bufferPoolBytes + spillPoolBytes + completions * 16 }
 }

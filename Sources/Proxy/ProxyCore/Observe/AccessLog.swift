@@ -224,7 +224,9 @@ struct LogLines {
     out.put("\",\"id\":")
     quote(record.id, to: &out)
     out.put(",\"client\":")
-    withUnsafeBytes(of: entry.peerText) { quote($0.prefix(Int(entry.peerCount)), to: &out) }
+    withUnsafeBytes(of: entry.peerText) {
+      quote(UnsafeRawBufferPointer(rebasing: $0.prefix(Int(entry.peerCount))), to: &out)
+    }
     out.put(",\"method\":")
     quote(record.method, to: &out)
     out.put(",\"target\":\"")
@@ -233,13 +235,8 @@ struct LogLines {
     out.put("\",\"status\":")
     out.put(decimal: UInt64(entry.status))
     out.put(",\"replica\":")
-    if let name = names[entry.replica, entry.replicaGeneration] {
-      out.put("\"")
-      escape(name.utf8, asJson: true, to: &out)
-      out.put("\"")
-    } else {
-      out.put("null")
-    }
+    var name = names[entry.replica, entry.replicaGeneration] ?? ""
+    name.withUTF8 { quote(UnsafeRawBufferPointer($0), to: &out) }
     out.put(",\"attempts\":")
     out.put(decimal: UInt64(entry.attempts))
     out.put(",\"bytes_in\":")
@@ -267,7 +264,7 @@ struct LogLines {
     escape(record.id, asJson: false, to: &out, bare: true)
     out.put(" client=")
     withUnsafeBytes(of: entry.peerText) {
-      escape($0.prefix(Int(entry.peerCount)), asJson: false, to: &out, bare: true)
+      escape(UnsafeRawBufferPointer(rebasing: $0.prefix(Int(entry.peerCount))), asJson: false, to: &out, bare: true)
     }
     out.put(" method=")
     escape(record.method, asJson: false, to: &out, bare: true)
@@ -277,7 +274,8 @@ struct LogLines {
     out.put("\" status=")
     out.put(decimal: UInt64(entry.status))
     out.put(" replica=")
-    escape((names[entry.replica, entry.replicaGeneration] ?? "").utf8, asJson: false, to: &out, bare: true)
+    var name = names[entry.replica, entry.replicaGeneration] ?? ""
+    name.withUTF8 { escape(UnsafeRawBufferPointer($0), asJson: false, to: &out, bare: true) }
     out.put(" attempts=")
     out.put(decimal: UInt64(entry.attempts))
     out.put(" bytes_in=")
@@ -297,7 +295,7 @@ struct LogLines {
     out.put("\n")
   }
 
-  private func quote(_ text: some Collection<UInt8>, to out: inout [UInt8]) {
+  private func quote(_ text: UnsafeRawBufferPointer, to out: inout [UInt8]) {
     if text.isEmpty { return out.put("null") }
     out.put("\"")
     escape(text, asJson: true, to: &out)
@@ -316,39 +314,45 @@ struct LogLines {
   /// UTF-8 passes; controls, and bytes that are not UTF-8, are written as \u00HH (JSON) or \xHH. `bare`: not between
   /// quotes, so nothing becomes `-`.
   private func escape(
-    _ text: some Collection<UInt8>, asJson: Bool, to out: inout [UInt8], bare: Bool = false
+    _ text: UnsafeRawBufferPointer, asJson: Bool, to out: inout [UInt8], bare: Bool = false
   ) {
     if bare, text.isEmpty { return out.put("-") }
-    var at = text.startIndex
-    while at != text.endIndex {
+    var at = 0
+    while at != text.count {
+      // Nearly always the whole text.
+      let first = at
+      while at != text.count, isPlain(text[at]) { at += 1 }
+      out.append(contentsOf: text[first..<at])
+      if at == text.count { return }
       let byte = text[at]
       switch byte {
       case UInt8(ascii: "\""), UInt8(ascii: "\\"):
         out.append(UInt8(ascii: "\\"))
         out.append(byte)
-        text.formIndex(after: &at)
+        at += 1
       case 0x20:
         // Outside quotes a space would begin the next key.
         if !bare { out.append(byte) } else { out.put("\\x20") }
-        text.formIndex(after: &at)
-      case 0x21..<0x7F:
-        out.append(byte)
-        text.formIndex(after: &at)
+        at += 1
       default:
         let length = byte < 0x80 ? 0 : scalarLength(text[at...])
         if length == 0 {
           // Also the bytes of a sequence that was cut off at the end of its room.
-          out.put(asJson && byte < 0x80 ? "\\u00" : asJson ? "\\\\x" : "\\x")
+          if asJson { out.put(byte < 0x80 ? "\\u00" : "\\\\x") } else { out.put("\\x") }
           out.put(hex: byte)
-          text.formIndex(after: &at)
+          at += 1
         } else {
-          for _ in 0..<length {
-            out.append(text[at])
-            text.formIndex(after: &at)
-          }
+          out.append(contentsOf: text[at..<at + length])
+          at += length
         }
       }
     }
+  }
+
+  /// Printable ASCII without space, quote and backslash.
+  @inline(__always)
+  private func isPlain(_ byte: UInt8) -> Bool {
+    byte > 0x20 && byte < 0x7F && byte != UInt8(ascii: "\"") && byte != UInt8(ascii: "\\")
   }
 
   /// Bytes of the valid, printable UTF-8 sequence that `text` begins with, or 0. U+0080...U+009F are controls, which
@@ -572,16 +576,24 @@ extension [UInt8] {
     append(contentsOf: UnsafeBufferPointer(start: text.utf8Start, count: text.utf8CodeUnitCount))
   }
 
-  mutating func put(_ text: String) { append(contentsOf: text.utf8) }
+  mutating func put(string text: String) { append(contentsOf: text.utf8) }
 
+  /// At least `width` digits.
   mutating func put(decimal value: UInt64, width: Int = 1) {
-    let first = count
+    var digits = 1
     var rest = value
-    repeat {
-      append(UInt8(ascii: "0") + UInt8(rest % 10))
+    while rest >= 10 {
       rest /= 10
-    } while rest > 0 || count - first < width
-    self[first...].reverse()
+      digits += 1
+    }
+    append(contentsOf: repeatElement(UInt8(ascii: "0"), count: Swift.max(digits, width)))
+    var at = count - 1
+    rest = value
+    while rest > 0 {
+      self[at] += UInt8(rest % 10)
+      rest /= 10
+      at -= 1
+    }
   }
 
   /// Nanoseconds as milliseconds with three decimals.

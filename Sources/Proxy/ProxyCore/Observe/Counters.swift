@@ -69,6 +69,8 @@ package struct WorkerCounters: BitwiseCopyable {
   package var completions: UInt64
   package var accepted: UInt64
   package var shedConnections: UInt64
+  /// Accepts the kernel refused for want of descriptors or memory.
+  package var failedAccepts: UInt64
   /// Request heads completed: the arrivals the autoscaler sees.
   package var arrivals: UInt64
   package var exchangesFinished: UInt64
@@ -87,6 +89,8 @@ package struct WorkerCounters: BitwiseCopyable {
   package var clientStalls: UInt64
   package var buffersExhausted: UInt64
   package var slowClientsShed: UInt64
+  /// Bytes moved out of lent buffers for stalled peers.
+  package var spilledBytes: UInt64
   package var tunnels: UInt64
   package var logDropped: UInt64
   /// Gauges, set once a turn.
@@ -95,6 +99,7 @@ package struct WorkerCounters: BitwiseCopyable {
   package var upstreamsParked: UInt64
   package var buffersFree: UInt64
   package var blocksUsed: UInt64
+  package var spillBlocksUsed: UInt64
   package var queuedNow: UInt64
 }
 

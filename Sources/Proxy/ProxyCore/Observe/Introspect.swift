@@ -90,6 +90,7 @@ package enum Introspection {
         start: worker.peerTexts + slot * peerTextStride, count: min(Int(connection.peerCount), peerTextStride))
       let client = String(decoding: text, as: UTF8.self)
       writer.member("client", client)
+      if connection.flags.contains(.tls) { writer.member("tls", true) }
     }
     if let replica { writer.member("replica", replica) }
     writer.member("queued_bytes", connection.queue.bytes)

@@ -14,16 +14,21 @@ package struct MetricsFacts: Sendable {
   /// Access log lines that could not be written.
   package var logLinesLost: UInt64
   package var isDraining: Bool
+  package var tls: TlsCounters
+  /// Seconds since 1970; nil without TLS.
+  package var certificateExpiresAt: Int64?
 
   package init(
     startedAt: UInt64, now: UInt64, buildVersion: String = ProxyVersion.text, logLinesLost: UInt64 = 0,
-    isDraining: Bool = false
+    isDraining: Bool = false, tls: TlsCounters = TlsCounters(), certificateExpiresAt: Int64? = nil
   ) {
     self.startedAt = startedAt
     self.now = now
     self.buildVersion = buildVersion
     self.logLinesLost = logLinesLost
     self.isDraining = isDraining
+    self.tls = tls
+    self.certificateExpiresAt = certificateExpiresAt
   }
 }
 
@@ -113,7 +118,7 @@ package struct MetricsPage {
       to: &out)
     out.put(drift)
     let waiting = Int64(board.shared.pointee.queued.load(ordering: .relaxed))
-    out.put(" \(board.shared.pointee.exchanges.load(ordering: .relaxed) - waiting - inFlight)\n")
+    out.put(string: " \(board.shared.pointee.exchanges.load(ordering: .relaxed) - waiting - inFlight)\n")
     let uptime: StaticString = "skyproxy_uptime_seconds"
     MetricsPage.begin(uptime, .gauge, "Time since the start.", to: &out)
     out.put(uptime)
@@ -137,7 +142,7 @@ package struct MetricsPage {
     out.put("\n# TYPE ")
     out.put(name)
     out.put(" ")
-    out.put(kind.rawValue)
+    out.put(string: kind.rawValue)
     out.put("\n")
   }
 
@@ -337,13 +342,51 @@ extension MetricsPage {
       name: "skyproxy_connections_shed_total", kind: .counter, help: "Client connections refused at the limit.",
       value: { $0.workers.shedConnections }),
     ProcessRow(
+      name: "skyproxy_accepts_failed_total", kind: .counter,
+      help: "Tries to accept a client that failed for want of descriptors (ulimit -n) or memory.",
+      value: { $0.workers.failedAccepts }),
+    ProcessRow(
       name: "skyproxy_slow_clients_shed_total", kind: .counter,
-      help: "Slow readers closed because the buffers they held were needed.", value: { $0.workers.slowClientsShed }),
+      help: "Stalled clients closed because the memory they held was needed.", value: { $0.workers.slowClientsShed }),
+    ProcessRow(
+      name: "skyproxy_spilled_bytes_total", kind: .counter,
+      help: "Bytes for stalled peers moved from receive buffers to spill memory.", value: { $0.workers.spilledBytes }),
+    ProcessRow(
+      name: "skyproxy_spill_bytes_used", kind: .gauge, help: "Spill memory in use now.",
+      value: { $0.workers.spillBlocksUsed * UInt64(BlockPool.spillBytes) }),
     ProcessRow(
       name: "skyproxy_tunnels_total", kind: .counter, help: "Upgraded connections.", value: { $0.workers.tunnels }),
     ProcessRow(
       name: "skyproxy_connections_open", kind: .gauge, help: "Client connections open now.",
       value: { $0.workers.connectionsOpen }),
+    ProcessRow(
+      name: "skyproxy_tls_connections_open", kind: .gauge,
+      help: "Client connections that speak TLS, those in their handshake included.", value: { $0.facts.tls.open }),
+    ProcessRow(
+      name: "skyproxy_tls_handshakes_total", kind: .counter, help: "Handshakes done.",
+      value: { $0.facts.tls.handshakes }),
+    ProcessRow(
+      name: "skyproxy_tls_resumed_total", kind: .counter, help: "The part of them that a ticket made short.",
+      value: { $0.facts.tls.resumed }),
+    ProcessRow(
+      name: "skyproxy_tls_not_tls_total", kind: .counter, help: "Clients that spoke something else where TLS is spoken.",
+      value: { $0.facts.tls.notTls }),
+    ProcessRow(
+      name: "skyproxy_tls_refused_total", kind: .counter, help: "Handshakes that one side refused.",
+      value: { $0.facts.tls.refused }),
+    ProcessRow(
+      name: "skyproxy_tls_timeouts_total", kind: .counter, help: "Handshakes that were not done in time.",
+      value: { $0.facts.tls.timeouts }),
+    ProcessRow(
+      name: "skyproxy_tls_left_total", kind: .counter, help: "Clients that left before their handshake was done.",
+      value: { $0.facts.tls.left }),
+    ProcessRow(
+      name: "skyproxy_tls_starved_total", kind: .counter,
+      help: "Clients closed after their handshake for want of descriptors, or as the worker took none.", value: { $0.facts.tls.starved }),
+    ProcessRow(
+      name: "skyproxy_tls_certificate_expires_seconds", kind: .gauge,
+      help: "When the certificate expires, in seconds since 1970; 0 without one.",
+      value: { UInt64(clamping: $0.facts.certificateExpiresAt ?? 0) }),
     ProcessRow(
       name: "skyproxy_upstreams_open", kind: .gauge, help: "Connections to replicas open now.",
       value: { $0.workers.upstreamsOpen }),
@@ -354,7 +397,7 @@ extension MetricsPage {
       name: "skyproxy_buffers_free", kind: .gauge, help: "Receive buffers not lent out now.",
       value: { $0.workers.buffersFree }),
     ProcessRow(
-      name: "skyproxy_buffers_exhausted_total", kind: .counter, help: "Receives that found no free buffer.",
+      name: "skyproxy_buffers_exhausted_total", kind: .counter, help: "Receives that found no buffer while less than half of them were free.",
       value: { $0.workers.buffersExhausted }),
     ProcessRow(
       name: "skyproxy_blocks_used", kind: .gauge, help: "Memory blocks in use now.", value: { $0.workers.blocksUsed }),

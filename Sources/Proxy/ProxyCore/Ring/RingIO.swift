@@ -31,7 +31,7 @@ package struct Token: BitwiseCopyable, Equatable {
 
 /// Every kind of operation the engine queues. Which side of the proxy a connection is on is known to its slot.
 package enum Operation: UInt8, BitwiseCopyable {
-  case accept, wake, connect, receive, send, shutdown, close, cancel
+  case accept, wake, connect, receive, send, watch, shutdown, close, cancel
 }
 
 /// One finished (or still running, see `more`) operation.
@@ -81,6 +81,27 @@ package enum ShutdownHow: Int32, BitwiseCopyable {
   case both = 2
 }
 
+/// What a watch may find: bits of its result, those of poll(2).
+package enum PeerEnd {
+  /// The connection has broken (POLLERR).
+  package static var broken: Int32 { @inline(__always) get { 0x8 } }
+  /// Both directions have ended, or the connection has broken (POLLHUP).
+  package static var both: Int32 { @inline(__always) get { 0x10 } }
+  /// The peer has sent its FIN (POLLRDHUP).
+  package static var fin: Int32 { @inline(__always) get { 0x2000 } }
+}
+
+/// What has come on a socket and was not received yet.
+package struct Unread: BitwiseCopyable {
+  package var bytes: Int
+  /// Nanoseconds since bytes last came: 0 where that is not known, at most the truth.
+  package var silenceNs: UInt64
+  package init(bytes: Int, silenceNs: UInt64) {
+    self.bytes = bytes
+    self.silenceNs = silenceNs
+  }
+}
+
 package protocol RingIO: ~Copyable {
   /// Monotonic time in nanoseconds, read once per turn.
   var now: UInt64 { get }
@@ -102,6 +123,9 @@ package protocol RingIO: ~Copyable {
   mutating func send(_ fd: Int32, _ bytes: UnsafeRawPointer, _ count: Int, token: Token)
   /// As `send`, for 1...`gatherMax` slices; they are copied before this returns.
   mutating func send(_ fd: Int32, gathering slices: UnsafePointer<IOSlice>, _ count: Int, token: Token)
+  /// Completes once, with bits of `PeerEnd`, when the peer's end shows on the socket, whatever there is still to be
+  /// received. `fin`: an end of its sending direction alone, too.
+  mutating func watch(_ fd: Int32, fin: Bool, token: Token)
   /// `address` is copied before this returns.
   mutating func connect(_ fd: Int32, to address: UnsafePointer<SocketAddress>, token: Token)
   mutating func shutdown(_ fd: Int32, _ how: ShutdownHow, token: Token)
@@ -113,16 +137,22 @@ package protocol RingIO: ~Copyable {
 
   /// A new stream socket of the address's family with TCP_NODELAY; or a negated errno.
   mutating func openSocket(for address: UnsafePointer<SocketAddress>) -> Int32
+  /// On: what comes on the socket is acknowledged with what goes, or two pieces at once, or after 40 ms, until the
+  /// kernel finds that nothing goes within those (man 7 tcp, TCP_QUICKACK). Off: each piece when it is received.
+  mutating func delayAcks(_ fd: Int32, _ isOn: Bool)
   /// Makes the following close abortive (RST), so that the peer cannot mistake it for a clean end.
   mutating func resetOnClose(_ fd: Int32)
+  mutating func unread(on fd: Int32) -> Unread
   /// The other end's address of an accepted connection.
   mutating func peerAddress(of fd: Int32) -> SocketAddress
 
-  /// Bytes in each lent buffer.
+  /// Bytes that fit in each lent buffer.
   var bufferSize: Int { get }
   /// Buffers of this worker in all, and those not lent out now.
   var bufferCount: Int { get }
   var buffersFree: Int { get }
+  /// Buffers the next turn's receives can fill, at most `buffersFree`.
+  var buffersNext: Int { get }
   func bytes(of buffer: BufferID) -> UnsafeMutableRawPointer
   mutating func giveBack(_ buffer: BufferID)
 }

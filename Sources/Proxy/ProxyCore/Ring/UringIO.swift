@@ -100,7 +100,7 @@ package struct UringIO: RingIO, ~Copyable {
       more: flags & (1 << 1) != 0)  // IORING_CQE_F_MORE
     if flags & 1 != 0 {  // IORING_CQE_F_BUFFER
       completion.buffer = BufferID(Int32(flags >> 16))
-      buffers.lend()
+      buffers.lend(completion.result)
     }
     head &+= 1
     sky_cq_advance(ring, head)
@@ -148,6 +148,11 @@ package struct UringIO: RingIO, ~Copyable {
     sky_prep_sendmsg(entry(), fd, &gather.pointee.message, token.raw)
   }
 
+  package mutating func watch(_ fd: Int32, fin: Bool, token: Token) {
+    // POLLERR and POLLHUP are always among what is waited for.
+    sky_prep_poll(entry(), fd, fin ? UInt32(PeerEnd.fin) : 0, token.raw)
+  }
+
   package mutating func connect(_ fd: Int32, to address: UnsafePointer<SocketAddress>, token: Token) {
     // As with gathers: one for each entry that can be unsubmitted.
     let kept = addresses + (addressNext & gatherMask)
@@ -172,7 +177,15 @@ package struct UringIO: RingIO, ~Copyable {
     sky_socket(address.pointee.family)
   }
 
+  package mutating func delayAcks(_ fd: Int32, _ isOn: Bool) { sky_quick_acks(fd, isOn ? 0 : 1) }
+
   package mutating func resetOnClose(_ fd: Int32) { sky_reset_on_close(fd) }
+
+  package mutating func unread(on fd: Int32) -> Unread {
+    var silence: UInt64 = 0
+    let bytes = sky_unread(fd, &silence)
+    return Unread(bytes: Int(bytes), silenceNs: silence)
+  }
 
   package mutating func peerAddress(of fd: Int32) -> SocketAddress {
     var address = SocketAddress()
@@ -187,6 +200,7 @@ package struct UringIO: RingIO, ~Copyable {
   package var bufferSize: Int { buffers.size }
   package var bufferCount: Int { buffers.count }
   package var buffersFree: Int { buffers.free }
+  package var buffersNext: Int { min(buffers.free, buffers.target) }
   @inline(__always)
   package func bytes(of buffer: BufferID) -> UnsafeMutableRawPointer { buffers.bytes(of: buffer) }
   @inline(__always)

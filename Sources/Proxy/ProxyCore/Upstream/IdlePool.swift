@@ -16,6 +16,7 @@ extension Worker where IO: ~Copyable {
       stop(slot)
       return
     }
+    acknowledgeAtOnce(slot)
     connection.pointee.state = .parked
     connection.pointee.listPrev = noSlot
     connection.pointee.listNext = idleHeads[replica] &- 1  // 0 (none) becomes noSlot
@@ -69,20 +70,18 @@ extension Worker where IO: ~Copyable {
   /// A parked connection of the replica that may still be taken, or nil.
   @inline(__always)
   mutating func takeParked(_ replica: UInt32) -> UInt32? {
-    let generation = board.places[Int(replica)].generation
-    while idleHeads[Int(replica)] != 0 {
-      let slot = idleHeads[Int(replica)] - 1
-      let limit = idleLimits[Int(replica)]
-      let young = limit == 0 || io.now &- connections[slot].pointee.parkedAt < UInt64(limit) * 1000
-      if connections[slot].pointee.replicaGeneration != generation {
-        idleLimits[Int(replica)] = 0
-      } else if young {
-        unpark(slot)
-        return slot
-      }
-      // Of an earlier replica with this index, or so old that its replica may be closing it now.
-      stop(slot)
+    guard idleHeads[Int(replica)] != 0 else { return nil }
+    let slot = idleHeads[Int(replica)] - 1
+    let limit = idleLimits[Int(replica)]
+    if connections[slot].pointee.replicaGeneration != board.places[Int(replica)].generation {
+      idleLimits[Int(replica)] = 0
+    } else if limit == 0 || io.now &- connections[slot].pointee.parkedAt < UInt64(limit) * 1000 {
+      unpark(slot)
+      return slot
     }
+    // Of an earlier replica with this index, or so old that its replica may be closing it now. So are those behind it;
+    // one makes room for the new connection, and closing them all now would keep this worker and the replica busy.
+    stop(slot)
     return nil
   }
 

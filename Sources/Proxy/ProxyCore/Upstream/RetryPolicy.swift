@@ -72,6 +72,9 @@ package struct RetryBudget: BitwiseCopyable {
     most = burst &* 100
     tokens = most
   }
+  /// More than half of the burst is left.
+  @inline(__always)
+  package var isAmple: Bool { tokens > most / 2 }
   @inline(__always)
   package mutating func earn() { tokens = min(most, tokens &+ perRequest) }
   package mutating func spend() -> Bool {
