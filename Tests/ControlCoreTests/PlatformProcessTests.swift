@@ -119,6 +119,25 @@ private typealias Child = ControlCore.ChildProcess
     #expect(ProcessIdentity.current(-1) == nil)
   }
 
+  /// Threads of a killed process end one by one, and the last takes its files and locks along.
+  @Test func aProcessLivesAsLongAsItsLastThread() async throws {
+    // SYS_exit ends the thread that calls it, here the first.
+    let program = """
+      import ctypes, os, threading, time
+      threading.Thread(target=time.sleep, args=(1000,)).start()
+      ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)
+      """
+    let child = try Child.spawn("/usr/bin/env", ["python3", "-c", program], output: .nowhere)
+    defer { child.signal(SIGKILL) }
+    #expect(try await soon { try Places.text("/proc/\(child.pid)/stat").contains(") Z ") })
+    let identity = try #require(ProcessIdentity.current(child.pid))
+    #expect(identity.isAlive)
+    #expect(await identity.waitForEnd(0.05) == false)
+    #expect(identity.signal(SIGKILL))
+    #expect(await identity.waitForEnd(patience))
+    #expect(!identity.isAlive)
+  }
+
   /// One that has ended and whose parent does not wait is dead, and no longer to be reckoned with.
   @Test func aZombieIsDead() async throws {
     let folder = try TemporaryFolder()

@@ -61,12 +61,14 @@ package struct ProcessIdentity: Hashable, Codable, Sendable {
     return now.startTicks
   }
 
+  /// Of the process whole: it has ended when its last thread has.
   private static func stat(of pid: Int32) -> (hasEnded: Bool, startTicks: UInt64)? {
     guard pid > 0, let bytes = try? StoreFile.read("/proc/\(pid)/stat") else { return nil }
     // The name, in parentheses, may hold anything, parentheses too.
     guard let close = bytes.lastIndex(of: UInt8(ascii: ")")) else { return nil }
     let fields = String(decoding: bytes[(close + 1)...], as: UTF8.self).split(separator: " ")
-    guard fields.count > 19, let ticks = UInt64(fields[19]) else { return nil }
-    return (["Z", "X", "x"].contains(fields[0]), ticks)
+    guard fields.count > 19, let threads = Int(fields[17]), let ticks = UInt64(fields[19]) else { return nil }
+    // The first thread of a killed process may be a zombie while others still hold its files and locks.
+    return (["Z", "X", "x"].contains(fields[0]) && threads <= 1, ticks)
   }
 }

@@ -130,6 +130,8 @@ package struct LoadBoard: BitwiseCopyable, @unchecked Sendable {
 /// Counts of the whole process.
 package struct BoardShared: ~Copyable {
   package let count = Atomic<UInt32>(0)
+  /// Goes up with each replica that a list brings or takes back into service, before the same list takes others out.
+  package let openings = Atomic<UInt32>(0)
   /// Replicas whose ejected bit is set: 0 spares the pick a look for canaries.
   package let ejectedReplicas = Atomic<UInt32>(0)
   /// Where the next look for a replica begins: one past the last pick of any worker, so that ties and turns go round
@@ -201,6 +203,18 @@ extension LoadBoard {
   /// sent to another and nothing is lost but a moment.
   @inline(__always)
   package func pick(tried: Tried, isHarmless: Bool, now: UInt64, rule: EjectionRule) -> Picked {
+    while true {
+      let openings = shared.pointee.openings.load(ordering: .acquiring)
+      let picked = pickOnce(tried, isHarmless, now, rule)
+      if case .replica = picked { return picked }
+      // A look takes time: it may have passed the new replica's place before a list opened it, and the old one's after
+      // the list had shut it. Then there is one to be found.
+      if shared.pointee.openings.load(ordering: .relaxed) == openings { return picked }
+    }
+  }
+
+  @inline(__always)
+  private func pickOnce(_ tried: Tried, _ isHarmless: Bool, _ now: UInt64, _ rule: EjectionRule) -> Picked {
     let count = self.count
     let policy: Policy = shared.pointee.policy.load(ordering: .relaxed) == 0 ? .leastLoad : .roundRobin
     if shared.pointee.ejectedReplicas.load(ordering: .relaxed) != 0,
@@ -259,11 +273,10 @@ extension LoadBoard {
     if best != noSlot {
       let (isOurTurn, _) = shared.pointee.cursor.compareExchange(
         expected: cursor, desired: best &+ 1, ordering: .relaxed)
-      if policy == .roundRobin, !isOurTurn, racesLeft > 0 {
-        // Another worker has had this turn.
-        return pickSlowly(policy, tried, now, count, racesLeft: racesLeft - 1)
-      }
-      return take(best) ? .replica(best) : .full
+      // Another worker may have had this turn, or the last place that was free.
+      let isRaceLost = policy == .roundRobin && !isOurTurn
+      if (!isRaceLost || racesLeft == 0) && take(best) { return .replica(best) }
+      return racesLeft > 0 ? pickSlowly(policy, tried, now, count, racesLeft: racesLeft - 1) : .full
     }
     if sawFull { return .full }
     if sawEjected {
@@ -594,7 +607,11 @@ extension LoadBoard {
     gates[index].store(draining ? Gate.draining : 0, ordering: .releasing)
     lowered(index, to: 0)
     if index >= count { shared.pointee.count.store(UInt32(index + 1), ordering: .releasing) }
+    opened()
   }
+
+  /// To be said before the same list shuts anything: see `pick`.
+  private func opened() { shared.pointee.openings.wrappingAdd(1, ordering: .acquiringAndReleasing) }
 
   /// Changes weight and limit in place; the exchanges it has are untouched. `maxInFlight` 0 = no limit.
   package func adjust(_ index: Int, weight: Double, maxInFlight: UInt32) {
@@ -609,6 +626,7 @@ extension LoadBoard {
     } else {
       gates[index].bitwiseAnd(~Gate.draining, ordering: .acquiringAndReleasing)
       lowered(index, to: 0)
+      opened()
     }
   }
 

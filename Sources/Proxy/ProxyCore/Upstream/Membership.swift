@@ -266,6 +266,7 @@ extension Membership {
     }
     result.added = change.new.count
 
+    var drained: [Int] = []
     for (index, position) in change.kept {
       var member = members[position]
       let entry = entries[index]
@@ -274,12 +275,13 @@ extension Membership {
         board.adjust(member.index, weight: entry.weight, maxInFlight: limit(entry))
       }
       if member.entry.state != entry.state {
-        board.setDraining(member.index, entry.state == .draining)
-        if entry.state == .draining { result.drained.append(member.index) }
+        if entry.state == .draining { drained.append(member.index) } else { board.setDraining(member.index, false) }
       }
       member.entry = entry
       next[index] = member
     }
+    for place in drained { board.setDraining(place, true) }
+    result.drained += drained
 
     var leaving: [Member] = []
     for (position, member) in members.enumerated() where !isKept[position] {
