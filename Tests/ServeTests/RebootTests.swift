@@ -35,10 +35,14 @@ extension Serve {
       #expect(eventually { listener = try Listener(address); return true })
       try home.startController()
       try home.await("said") { try home.service("web").reason?.contains("load balancer: ") == true }
+      // Also with a ready replica: nobody can reach it.
+      try home.awaitSettled("web", 1)
+      #expect(try home.service("web").status == .failed, "\(home.picture)")
       #expect(try home.service("web").reason?.contains("\(address.port)") == true, "\(home.picture)")
       listener?.stop()
       try home.await("back") { try home.fetch("web").text == "v1 r1" }
       #expect(try home.service("web").reason == nil, "\(home.picture)")
+      #expect(try home.service("web").status == .ready, "\(home.picture)")
     }
   }
 }

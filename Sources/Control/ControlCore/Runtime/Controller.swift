@@ -316,7 +316,8 @@ extension Controller {
     defer { facts[name]!.compareProxy(with: service.service.published, now: now) }
     switch news {
     case .absent(let reason):
-      facts[name]!.proxyProblem = reason
+      facts[name]!.proxyAbsence = reason
+      facts[name]!.proxyRefusal = nil
       guard facts[name]!.proxy != .absent else { return }
       facts[name]!.proxy = .absent
       // The reason, if there is one, has just been written.
@@ -328,7 +329,7 @@ extension Controller {
       let fact = ProxyFact.reporting(version: version, inFlight: inFlight)
       guard facts[name]!.proxy != fact else { return }
       let wasReporting = if case .reporting = facts[name]!.proxy { true } else { false }
-      if !wasReporting { facts[name]!.proxyProblem = nil }
+      if !wasReporting { (facts[name]!.proxyAbsence, facts[name]!.proxyRefusal) = (nil, nil) }
       facts[name]!.proxy = fact
       // Counts change all the time; somebody waits for them only where a replica drains.
       if !wasReporting || version != service.service.published.version
@@ -337,7 +338,7 @@ extension Controller {
         wake(name)
       }
     case .refusal(let problem):
-      facts[name]!.proxyProblem = problem
+      facts[name]!.proxyRefusal = problem
     case .arrivals(let arrivals):
       facts[name]!.add(arrivals)
       // Whoever asks while nothing runs is waiting; and who wants to scale up within seconds is told within seconds.

@@ -254,8 +254,8 @@ extension Controller {
 
   /// Not those that have been so for long: somebody is at that already.
   private func isBehind(_ service: ServiceState) -> Bool {
-    guard service.service.desired == .running, let facts = facts[service.service.name], facts.proxyProblem == nil,
-      let since = facts.behindSince
+    guard service.service.desired == .running, let facts = facts[service.service.name], facts.proxyAbsence == nil,
+      facts.proxyRefusal == nil, let since = facts.behindSince
     else { return false }
     return now - since < Self.behindSeconds
   }

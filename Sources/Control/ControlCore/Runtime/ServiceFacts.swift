@@ -19,8 +19,10 @@ struct ServiceFacts {
   var probes: [Int: ProbeFact] = [:]
   var probers: [Int: ReplicaProber] = [:]
   var proxy = ProxyFact.silent
-  /// Why there is no proxy although there should be one.
-  var proxyProblem: String?
+  /// Why there is no proxy although there should be one: its last start failed, and none has come up since.
+  var proxyAbsence: String?
+  /// What the proxy that runs did not take.
+  var proxyRefusal: String?
   /// Since when the proxy has not served from the list it should.
   private(set) var behindSince: Double?
   /// Why the infra could not be asked.

@@ -35,6 +35,8 @@ enum StatusReport {
       })
     report.uptimeSince = state.service.firstReadyAt
     report.endpoint = endpoint
+    // Ready replicas serve nobody behind an endpoint that cannot be opened.
+    if report.status == .ready, facts?.proxyAbsence != nil { report.status = .failed }
     report.reason = reason(state, report, facts, now)
     return report
   }
@@ -84,7 +86,9 @@ enum StatusReport {
     _ state: ServiceState, _ report: ServiceStatusReport, _ facts: ServiceFacts?, _ now: Double
   ) -> String? {
     var parts: [String] = []
-    if state.service.desired == .running, let problem = facts?.proxyProblem { parts.append("load balancer: \(problem)") }
+    if state.service.desired == .running, let problem = facts?.proxyAbsence ?? facts?.proxyRefusal {
+      parts.append("load balancer: \(problem)")
+    }
     if let problem = facts?.infraProblem { parts.append("replicas cannot be looked at: \(problem)") }
     let failed = state.replicas.values.filter { $0.status.isFailed }.max { $0.id < $1.id }
     let isFrozen = state.service.desired == .running && state.scaler.isFrozen(state.replicas.values.map(\.scaling))

@@ -13,7 +13,7 @@ enum Status {
         REPLICA_INIT       while replicas are on their way and none is ready
         READY              when at least one replica is ready
         NO_REPLICA         when it has none, as one that is scaled to zero
-        FAILED             when replicas failed and none is ready
+        FAILED             when replicas failed and none is ready, or the endpoint cannot be opened
         SHUTTING_DOWN      after sky serve down
         FAILED_CLEANUP     when something of it could not be taken down
         CONTROLLER_FAILED  when its controller is gone
