@@ -76,11 +76,38 @@ import Testing
     #expect(HttpProbe.target(of: location, from: "/health/live?x", on: endpoint) == target)
   }
 
+  // MARK: Folders
+
+  /// SKY_HOME may name anything.
+  @Test func whatIsThereKeepsItsRights() async throws {
+    func mode(_ path: String) -> mode_t? {
+      var facts = stat()
+      return stat(path, &facts) == 0 ? facts.st_mode & 0o777 : nil
+    }
+    try await folder { path in
+      #expect(mode(path) == 0o700)
+      chmod(path, 0o755)
+      try PrivateFile.makeFolder(path + "/a/b")
+      #expect([path, path + "/a", path + "/a/b"].map(mode) == [0o755, 0o700, 0o700])
+      try PrivateFile.makeFolder(path)
+      #expect(mode(path) == 0o755)
+      let file = path + "/file"
+      try PrivateFile.write(Data("text".utf8), to: file)
+      chmod(file, 0o644)
+      for (inTheWay, said) in [(file, "\(file) is not a folder. Move it away"), (file + "/x", "Not a directory")] {
+        let failure = #expect(throws: PrivateFile.Failure.self) { try PrivateFile.makeFolder(inTheWay) }
+        #expect(failure?.description.contains(said) == true, "\(failure?.description ?? "-")")
+      }
+      #expect(mode(file) == 0o644)
+      #expect(try String(contentsOfFile: file, encoding: .utf8) == "text")
+    }
+  }
+
   // MARK: Logs
 
   private func folder(_ body: (String) async throws -> Void) async throws {
     let path = NSTemporaryDirectory() + "sky-parts-\(UUID().uuidString)"
-    try Folder.make(path)
+    try PrivateFile.makeFolder(path)
     defer { Folder.remove(path) }
     try await body(path)
   }
@@ -142,7 +169,7 @@ import Testing
 
   @Test func foldersOfReplicasThatAreGone() async throws {
     try await folder { path in
-      for id in 1...40 { try Folder.make(path + "/\(id)/x") }
+      for id in 1...40 { try PrivateFile.makeFolder(path + "/\(id)/x") }
       Folder.prune(path, keep: [3], below: 39, seconds: nil)
       let left = Set(Folder.names(path).compactMap { Int($0) })
       #expect(left == Set(19...40).union([3]))

@@ -202,7 +202,9 @@ package struct ApiClient: Sendable {
   /// Returns when a controller of this version answers; does nothing more when one does already.
   package func start() async throws(ApiError) {
     if try await answers() { return }
-    do { try StoreFile.makeFolder(paths.home) } catch { throw ApiError(.cannotStart, error.description) }
+    do throws(PrivateFile.Failure) { try PrivateFile.makeFolder(paths.home) } catch {
+      throw ApiError(.cannotStart, error.description)
+    }
     let end = ContinuousClock.now + .seconds(Self.startSeconds)
     // Two commands at once start one controller; the kernel opens the lock when its holder is gone.
     let file: StoreFile

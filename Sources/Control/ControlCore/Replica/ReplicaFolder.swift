@@ -215,37 +215,4 @@ package struct ReplicaState: Codable, Hashable, Sendable {
   package var exitStatus: Int32?
 }
 
-// MARK: - Files of this user alone
-
-package enum PrivateFile {
-  package struct Failure: Error, CustomStringConvertible {
-    package let description: String
-    package init(_ description: String) { self.description = description }
-  }
-
-  /// Replaces what was there; mode 0600.
-  package static func write(_ data: Data, to path: String) throws(Failure) {
-    let fd = sky_open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
-    guard fd >= 0 else { throw Failure("cannot write \(path): \(errorText(errno))") }
-    defer { close(fd) }
-    var at = 0
-    while at < data.count {
-      let count = data.withUnsafeBytes { Glibc.write(fd, $0.baseAddress! + at, $0.count - at) }
-      if count < 0, errno == EINTR { continue }
-      guard count > 0 else { throw Failure("cannot write \(path): \(errorText(errno))") }
-      at += count
-    }
-  }
-
-  /// Mode 0700; fine if it is there.
-  package static func makeFolder(_ path: String) throws(Failure) {
-    if mkdir(path, 0o700) == 0 || errno == EEXIST { return }
-    if errno == ENOENT {
-      try makeFolder(URL(fileURLWithPath: path).deletingLastPathComponent().path)
-      if mkdir(path, 0o700) == 0 || errno == EEXIST { return }
-    }
-    throw Failure("cannot make the folder \(path): \(errorText(errno))")
-  }
-}
-
 func errorText(_ code: Int32) -> String { String(cString: strerror(code)) }

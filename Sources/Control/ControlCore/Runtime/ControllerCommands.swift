@@ -205,7 +205,7 @@ extension Controller {
     let work = Task.detached(executorPreference: parts.threads.blocking) { () async -> CommandError? in
       Folder.remove(folder)
       do {
-        try Folder.make(folder)
+        try PrivateFile.makeFolder(folder)
         try await infra.stage(task, into: folder)
         if let tls = task.service?.tls {
           try StagedTls.copy(tls, into: folder)

@@ -1,4 +1,4 @@
-// Folders as the controller keeps them: made private, removed whole, looked through by name.
+// Folders as the controller keeps them: removed whole, looked through by name.
 
 import Foundation
 
@@ -14,12 +14,6 @@ enum Folder {
     ((try? FileManager.default.contentsOfDirectory(atPath: path)) ?? []).sorted()
   }
 
-  /// Made with all above it, for this user alone.
-  static func make(_ path: String) throws {
-    try FileManager.default.createDirectory(
-      atPath: path, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
-  }
-
   /// Whatever lies there, also what was made read-only. False: some of it is left.
   @discardableResult
   static func remove(_ path: String) -> Bool {
@@ -27,6 +21,7 @@ enum Folder {
     if (try? files.removeItem(atPath: path)) != nil { return true }
     var facts = stat()
     guard lstat(path, &facts) == 0 else { return true }
+    guard facts.st_mode & S_IFMT == S_IFDIR else { return false }
     let walk = files.enumerator(atPath: path)
     chmod(path, 0o700)
     while let name = walk?.nextObject() as? String {
@@ -38,7 +33,7 @@ enum Folder {
 
   /// The same files under another name, without copying what is in them where that is possible.
   static func duplicate(_ path: String, as copy: String) throws {
-    guard FileManager.default.fileExists(atPath: path) else { return try make(copy) }
+    guard FileManager.default.fileExists(atPath: path) else { return try PrivateFile.makeFolder(copy) }
     do { try FileManager.default.linkItem(atPath: path, toPath: copy) } catch {
       remove(copy)
       try FileManager.default.copyItem(atPath: path, toPath: copy)

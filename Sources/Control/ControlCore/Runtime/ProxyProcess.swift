@@ -60,7 +60,7 @@ struct ProxyProcess: Sendable {
   }
 
   func spawn(_ program: String, _ arguments: [String], listen: String) throws -> ChildProcess {
-    try Folder.make(paths.service(service))
+    try PrivateFile.makeFolder(paths.service(service))
     let child = try ChildProcess.spawn(
       program, arguments, environment: Self.environment, folder: "/", 
       output: .file(paths.proxyLog(service)), detached: true)

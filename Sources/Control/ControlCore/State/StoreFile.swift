@@ -95,10 +95,8 @@ final class StoreFile {
   }
 
   static func makeFolder(_ path: String) throws(StoreError) {
-    var made = path.hasPrefix("/") ? "" : "."
-    for part in path.split(separator: "/") {
-      made += "/" + part
-      if mkdir(made, 0o700) != 0, errno != EEXIST { throw failure("make the folder", made) }
+    do throws(PrivateFile.Failure) { try PrivateFile.makeFolder(path) } catch {
+      throw StoreError(.io, error.description)
     }
     if chmod(path, 0o700) != 0 { throw failure("protect", path) }
   }
