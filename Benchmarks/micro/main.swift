@@ -157,11 +157,11 @@ func picking() {
       for turn in 0..<times {
         // 64 exchanges open at a time.
         board.release(&held[turn & 63])
-        guard case .replica(let index) = board.pick(tried: Tried(), isHarmless: true, now: 1, rule: rule) else {
+        guard case .replica(let lease) = board.pick(tried: Tried(), isHarmless: true, now: 1, rule: rule) else {
           fatalError("nobody")
         }
-        held[turn & 63] = board.lease(index)
-        sum &+= UInt64(index)
+        held[turn & 63] = lease
+        sum &+= UInt64(lease.replica)
       }
       return sum
     }

@@ -193,6 +193,69 @@ extension EndToEnd {
       }
     }
 
+    /// The first request to a replica that is back finds out that it is; its client's mistake says nothing of that.
+    @Test func aBadRequestDoesNotKeepAReplicaOut() throws {
+      let origin = try Origin.named("a")
+      try withProxy([origin]) { proxy in
+        origin.refuse()
+        #expect(try proxy.ask().status == 503)
+        try origin.listenAgain()
+        let bad = requestText("POST", fields: ["Transfer-Encoding: chunked", "Connection: close"]) + "ZZ\r\n"
+        #expect(
+          eventually(5) {
+            let wire = try proxy.connect()
+            try wire.send(bad)
+            return try wire.readResponse().status == 400
+          }, "until then the replica is not tried")
+        #expect(eventually(5) { try proxy.ask().status == 200 })
+      }
+    }
+
+    /// A model that was started again takes connections at once, and its time for the first answer.
+    @Test func aSlowFirstAnswerKeepsNobodyOut() throws {
+      let (asked, go) = (Event(), Event())
+      let origin = try Origin.answering { request in
+        if request.target == "/slow" {
+          asked.happen()
+          go.wait()
+        }
+        return responseText(request.target)
+      }
+      try withProxy([origin]) { proxy in
+        defer { go.happen() }
+        origin.refuse()
+        #expect(try proxy.ask().status == 503)
+        try origin.listenAgain()
+        var slow: Wire?
+        #expect(
+          eventually(5) {
+            let wire = try proxy.connect()
+            slow = wire
+            try wire.send(requestText("GET", "/slow"))
+            return asked.wait(0.05)
+          })
+        for _ in 0..<10 { #expect(try proxy.ask("POST", "/fast", body: "x").text == "/fast") }
+        go.happen()
+        #expect(try slow?.readResponse().text == "/slow")
+      }
+    }
+
+    @Test func whoComesBeforeItIsReadyIsServed() throws {
+      let origin = try Origin.named("a")
+      defer { origin.stop() }
+      let child = try ChildProcess(
+        Places.program("sky-proxy"), ["--listen", "127.0.0.1:0", "--workers", "16", "--replica", "\(origin.address)"])
+      defer { child.end() }
+      let line = try child.line { $0.contains("listening address=") }
+      let address = try #require(Address(line.split(separator: "=", maxSplits: 1)[1]))
+      repeat {
+        let wire = try Wire(to: address)
+        try wire.send(requestText(fields: ["Connection: close"]))
+        let response = try wire.readResponse()
+        #expect(response.status == 200, "\(response.text)")
+      } while !child.standardError.contains(" ready ")
+    }
+
     /// The replica may have begun to execute it: once only.
     @Test func aPostIsNeverExecutedTwice() throws {
       let script: Origin.Script = { visit in _ = try visit.request() }

@@ -382,12 +382,12 @@ import Testing
     _ = try late.report()
     #expect(try late.report() == .draining(id: "b", generation: 1, inFlight: 0))
 
-    let onA = Lease(replica: 0, generation: 1)
+    var onA = Lease(replica: 0, generation: 1)
     harness.counters[0].replicas[0].failConnect += 1
     harness.board.failed(onA, refused: true, now: monotonicNanoseconds(), rule: EjectionRule())
     #expect(try client.event() == .refused(id: "a", generation: 1, count: 1))
     #expect(try client.event() == .ejected(id: "a", generation: 1, reason: "1 failures in a row"))
-    harness.board.succeeded(onA)
+    harness.board.succeeded(&onA)
     #expect(try client.event() == .restored(id: "a", generation: 1, reason: "it answered again"))
 
     // Gone from the list while it works: told when it has finished.

@@ -115,10 +115,10 @@ import Testing
     let full = (0..<16).map { entry("r\($0)") }
     _ = try fixture.membership.apply(snapshot(1, full), now: 0)
     guard
-      case .replica(let busy) = fixture.board.pick(
+      case .replica(var lease) = fixture.board.pick(
         tried: Tried(), isHarmless: true, now: 0, rule: EjectionRule())
     else { throw TestFailure("nothing to pick") }
-    var lease = fixture.board.lease(busy)
+    let busy = lease.replica
     _ = try fixture.membership.apply(snapshot(2, Array(full.dropFirst(1))), now: 0)
     let next = Array(full.dropFirst(1)) + [entry("new")]
     // Busy, then free but not settled, then free.
@@ -174,9 +174,7 @@ import Testing
       ControlThread.start("test-picker") {
         while !isOver.load(ordering: .relaxed) {
           switch board.pick(tried: Tried(), isHarmless: true, now: 0, rule: EjectionRule()) {
-          case .replica(let replica):
-            var lease = board.lease(replica)
-            board.release(&lease)
+          case .replica(var lease): board.release(&lease)
           case .full, .ejected, .empty: misses.wrappingAdd(1, ordering: .relaxed)
           }
           picks.wrappingAdd(1, ordering: .relaxed)
@@ -270,9 +268,9 @@ import Testing
     let delivered = AdminHarness.Shared<[String]>([])
     let resolver = Resolver(
       [ResolverSource(endpoint: .name("model", port: 80))], intervalNs: 1_000_000,
-      lookup: { _, _ in .success(answers.get()) }, deliver: { delivered.set($0.map(\.id)) })
+      lookup: { _, _ in .success(answers.get()) })
     #expect(resolver.entries.map(\.id) == ["model:80"])
-    #expect(resolver.start())
+    #expect(resolver.start { delivered.set($0.map(\.id)) })
     answers.set([Self.v4, Self.other])
     try eventually("the second address") { delivered.get() == ["model:80#1", "model:80#2"] }
     resolver.stop()

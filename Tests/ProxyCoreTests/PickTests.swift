@@ -24,8 +24,8 @@ import Testing
 
   private static func pick(_ board: LoadBoard) -> Int? {
     let picked = board.pick(tried: Tried(), isHarmless: false, now: 1, rule: rule)
-    guard case .replica(let index) = picked else { return nil }
-    return Int(index)
+    guard case .replica(let lease) = picked else { return nil }
+    return Int(lease.replica)
   }
 
   /// What a look at each of them finds: the least in-flight ÷ weight of those that may be picked.

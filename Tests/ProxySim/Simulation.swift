@@ -228,9 +228,11 @@ private struct Simulation: ~Copyable {
     for place in 0..<board.count {
       let load = board.inFlight[place].load(ordering: .relaxed)
       inFlight += Int(load)
-      // A canary to an ejected replica comes on top.
-      if UInt64(load) > UInt64(limitHigh[place]) + 1 {
+      if load > limitHigh[place] {
         world.fail("replica index \(place) has \(load) exchanges, its limit is \(limitHigh[place])")
+      }
+      if load == 0 && board.health[place].canary.load(ordering: .relaxed) != 0 {
+        world.fail("replica index \(place) has a canary out and nothing in flight")
       }
     }
     if exchanges != inFlight + queued {

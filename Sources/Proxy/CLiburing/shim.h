@@ -260,7 +260,7 @@ static inline int sky_open_listener(void *address, unsigned *length, unsigned ro
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     if (family == AF_INET6) setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof zero);
   }
-  if (bind(fd, (struct sockaddr *)address, *length) || listen(fd, backlog)) {
+  if (bind(fd, (struct sockaddr *)address, *length) || (backlog >= 0 && listen(fd, backlog))) {
     int code = errno;
     close(fd);
     return -code;

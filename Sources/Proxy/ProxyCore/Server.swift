@@ -15,6 +15,8 @@ package final class Server {
   private let board: LoadBoard
   private var threads: [WorkerThread] = []
   private var listenSockets: [[Int32]] = []
+  private var socketFiles: [SocketFile] = []
+  private let drainWish = DrainWish()
 
   package init(_ config: ProxyConfig) {
     self.config = config
@@ -71,8 +73,11 @@ package final class Server {
         throw ServerError(message: "--tls-\(error.file.rawValue) \(error.text)")
       }
     }
+    // Before anybody is accepted: whoever waits in a backlog meanwhile is served, not told that there is no replica.
+    let resolver = try resolveReplicas(membership)
     for thread in threads { try thread.start() }
     let admin = try startAdmin(membership, log, settings, tls)
+    _ = resolver?.start { [weak admin] entries in admin?.offer(standalone: entries) }
     say("ready workers=\(workers) replicas=\(config.replicas.count) \(features.summary)")
     let status = waitForEnd(log, settings, tls)
     admin.stop()
@@ -94,6 +99,18 @@ package final class Server {
     }
   }
 
+  /// Puts the list of --replica in force.
+  private func resolveReplicas(_ membership: Membership) throws(ServerError) -> Resolver? {
+    if config.replicas.isEmpty { return nil }
+    let resolver = Resolver(config.replicas.map { ResolverSource($0) }, intervalNs: config.resolveIntervalNs)
+    do throws(SnapshotRefusal) {
+      _ = try membership.apply(standalone: resolver.entries, now: monotonicNanoseconds())
+    } catch {
+      throw ServerError(message: "--replica: \(error.description)")
+    }
+    return resolver
+  }
+
   /// The admin thread runs even without an address: it also takes what the resolver finds.
   private func startAdmin(
     _ membership: Membership, _ log: AccessLog?, _ settings: LiveSettings, _ tls: TlsFront
@@ -101,7 +118,10 @@ package final class Server {
     let process = getpid()
     let board = board
     let actions = AdminActions(
-      drain: { kill(process, SIGTERM) }, isDraining: { board.shared.pointee.draining.load(ordering: .relaxed) != 0 },
+      drain: { [drainWish] in
+        drainWish.isThere.store(true, ordering: .releasing)
+        kill(process, SIGUSR2)
+      }, isDraining: { board.shared.pointee.draining.load(ordering: .relaxed) != 0 },
       logLinesLost: { log?.linesLost ?? 0 }, choosePolicy: { board.setPolicy(Policy($0)) },
       settings: { settings.inForce },
       changeSettings: { change throws(SettingsRefusal) in try settings.change(change) },
@@ -109,17 +129,6 @@ package final class Server {
     let admin = AdminServer(
       endpoints: config.admin, membership: membership, workers: threads.map(\.view),
       reportIntervalNs: config.reportIntervalNs, actions: actions)
-    if !config.replicas.isEmpty {
-      let resolver = Resolver(
-        config.replicas.map { ResolverSource($0) }, intervalNs: config.resolveIntervalNs,
-        deliver: { [weak admin] entries in admin?.offer(standalone: entries) })
-      do throws(SnapshotRefusal) {
-        _ = try membership.apply(standalone: resolver.entries, now: monotonicNanoseconds())
-      } catch {
-        throw ServerError(message: "--replica: \(error.description)")
-      }
-      _ = resolver.start()
-    }
     do throws(AdminError) { try admin.start() } catch { throw ServerError(message: error.description) }
     for endpoint in admin.listening { say("admin address=\(endpoint)") }
     return admin
@@ -147,6 +156,7 @@ package final class Server {
       sockets.append(fd)
     }
     listenSockets.append(sockets)
+    if case .unix(let path) = endpoint, let file = SocketFile(path) { socketFiles.append(file) }
     say("listening address=\(address.text)")
   }
 
@@ -174,7 +184,8 @@ package final class Server {
     }
     guard address.port != 0 else { return nil }
     var trial = address
-    let fd = openListener(&trial, backlog: 1, shared: false)
+    // Bound and never listened on: nobody is to come to it.
+    let fd = openListener(&trial, backlog: -1, shared: false)
     if fd < 0 { return cannotListen(endpoint, -fd) }
     close(fd)
     return nil
@@ -187,8 +198,9 @@ package final class Server {
 
   /// New connections are refused from now on, also those that wait in a backlog: whoever follows on the port gets them.
   private func stopListening() {
+    // The files first: from the shutdown on a successor may put its own there.
+    for file in socketFiles { file.remove() }
     for fd in listenSockets.joined() { shutdown(fd, Int32(SHUT_RDWR)) }
-    for case .unix(let path) in config.listen { unlink(path) }
   }
 
   /// A client has a socket and its replica's, with TLS also both ends of a pair.
@@ -219,7 +231,8 @@ package final class Server {
 
   // MARK: end
 
-  /// Signals are waited for, never handled: SIGUSR2 is a worker or a TLS thread saying that it has finished.
+  /// Signals are waited for, never handled: SIGUSR2 is a worker or a TLS thread saying that it has finished, or the
+  /// admin thread that it was asked to drain.
   private static let signals = [SIGTERM, SIGINT, SIGHUP, SIGUSR2]
 
   private func signalSet() -> sigset_t {
@@ -235,26 +248,32 @@ package final class Server {
     signal(SIGPIPE, SIG_IGN)
   }
 
-  /// SIGTERM or SIGINT: stop accepting, finish what is in flight up to --drain-timeout. A second one ends at once.
+  /// SIGTERM, SIGINT or POST /v1/drain: stop accepting, finish what is in flight up to --drain-timeout. A second signal
+  /// ends at once; a drain that was asked for is no signal, so a stop hook and the SIGTERM after it do not add up.
   private func waitForEnd(_ log: AccessLog?, _ settings: LiveSettings, _ tls: TlsFront) -> Int32 {
     var set = signalSet()
     var deadline: UInt64 = .max
+    var isSignalled = false
     while true {
       let now = monotonicNanoseconds()
-      let left = deadline == .max ? 3600 * 1_000_000_000 : deadline > now ? deadline - now : 0
+      var left = deadline == .max ? 3600 * 1_000_000_000 : deadline > now ? deadline - now : 0
+      // A TLS thread may hand a client to a worker that has just ended, and says nothing of it.
+      if deadline != .max && threads.allSatisfy({ $0.isFinished }) { left = min(left, 20_000_000) }
       var timeout = timespec(tv_sec: Int(left / 1_000_000_000), tv_nsec: Int(left % 1_000_000_000))
       switch sigtimedwait(&set, nil, &timeout) {
-      case SIGUSR2:
-        guard threads.allSatisfy({ $0.isFinished }) else { continue }
-        tls.letGoArrivals()
-        if tls.isEmpty {
-          say("stopped")
-          return 0
-        }
-      case SIGTERM where deadline != .max, SIGINT where deadline != .max:
-        say("second signal: ending at once")
-        return 1
       case SIGTERM, SIGINT:
+        if isSignalled {
+          say("second signal: ending at once")
+          return 1
+        }
+        isSignalled = true
+      case SIGHUP:
+        log?.requestReopen()
+        settings.rereadCertificate()
+      default: break
+      }
+      if deadline == .max {
+        if !isSignalled && !drainWish.isThere.load(ordering: .acquiring) { continue }
         let timeout = settings.drainTimeoutNs
         say("draining timeout_s=\(timeout / 1_000_000_000)")
         // `now` is from before the wait for this signal.
@@ -263,20 +282,29 @@ package final class Server {
         for thread in threads { thread.command(1) }
         tls.drain()
         stopListening()
-      case SIGHUP:
-        log?.requestReopen()
-        settings.rereadCertificate()
-      case -1 where deadline != .max && monotonicNanoseconds() >= deadline:
+      }
+      if threads.allSatisfy({ $0.isFinished }) {
+        tls.letGoArrivals()
+        if tls.isEmpty {
+          say("stopped")
+          return 0
+        }
+      }
+      if monotonicNanoseconds() >= deadline {
         // A response may be complete here and still on its way to its client.
         let exchanges = board.shared.pointee.exchanges.load(ordering: .relaxed)
         let clients = board.shared.pointee.connections.load(ordering: .relaxed)
         let isClean = exchanges <= 0 && clients == 0
         say(isClean ? "stopped" : "drain timed out exchanges_cut=\(exchanges) connections_cut=\(clients)")
         return 0
-      default: break
       }
     }
   }
+}
+
+/// POST /v1/drain has come.
+private final class DrainWish: Sendable {
+  let isThere = Atomic<Bool>(false)
 }
 
 /// One line on standard error: `key=value`, for people and machines.
@@ -358,6 +386,7 @@ private final class WorkerThread: @unchecked Sendable {
       seen.withLock { $0 = view }
       started.store(true, ordering: .releasing)
       while !worker.isFinished { worker.turn() }
+      worker.finish()
     } catch {
       failure.withLock { $0 = error }
       started.store(true, ordering: .releasing)

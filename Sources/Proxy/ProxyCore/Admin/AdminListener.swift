@@ -18,8 +18,7 @@ struct AdminListener {
   let access: AdminAccess
   /// With the port the kernel chose.
   let endpoint: Endpoint
-  /// The socket file as it was made, so that only our own is removed.
-  private var file: (device: UInt, inode: UInt)?
+  private let file: SocketFile?
 
   static func open(_ endpoint: Endpoint) throws(AdminError) -> AdminListener {
     switch endpoint {
@@ -36,10 +35,7 @@ struct AdminListener {
   }
 
   func close() {
-    if case .unix(let path) = endpoint, let file {
-      var facts = stat()
-      if lstat(path, &facts) == 0, UInt(facts.st_dev) == file.device, UInt(facts.st_ino) == file.inode { unlink(path) }
-    }
+    file?.remove()
     Glibc.close(fd)
   }
 
@@ -109,12 +105,10 @@ extension AdminListener {
     // The file takes the socket's own mode at bind (man 7 unix), so it is never open to others, not even for a moment.
     guard fchmod(fd, 0o600) == 0 else { throw failure(fd, endpoint, "cannot be made private") }
     try listen(fd, address, endpoint)
-    var facts = stat()
-    guard chmod(path, 0o600) == 0, lstat(path, &facts) == 0 else {
+    guard chmod(path, 0o600) == 0, let file = SocketFile(path) else {
       throw failure(fd, endpoint, "cannot be made private")
     }
-    return AdminListener(
-      fd: fd, access: .full, endpoint: endpoint, file: (UInt(facts.st_dev), UInt(facts.st_ino)))
+    return AdminListener(fd: fd, access: .full, endpoint: endpoint, file: file)
   }
 
   /// Removes the socket of a process that is gone; refuses everything else that is in the way.

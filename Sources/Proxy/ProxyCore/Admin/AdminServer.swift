@@ -51,6 +51,7 @@ package final class AdminServer: @unchecked Sendable {
   private static let lookNs: UInt64 = 10_000_000
   /// No descriptors were left for a client: it waits this long.
   private static let starvedNs: UInt64 = 100_000_000
+  private static let resolvedAgainNs: UInt64 = 5_000_000_000
   private static let connectionsShown = 1000
 
   private let endpoints: [Endpoint]
@@ -63,6 +64,8 @@ package final class AdminServer: @unchecked Sendable {
   private let stopping = Atomic<Bool>(false)
   /// What the resolver found last, until the thread takes it.
   private let resolved = Mutex<[ReplicaEntry]?>(nil)
+  /// What was found and not taken (places are still held) is taken then.
+  private var resolvedAgainAt = UInt64.max
 
   private let waker = WakeHandle()
   private var thread: ControlThread?
@@ -161,6 +164,7 @@ extension AdminServer {
         waker.clear()
         takeResolved(now)
       }
+      if now >= resolvedAgainAt { takeResolved(now) }
       let known = connections
       for (connection, polled) in zip(known, watched[(1 + listeners.count)...]) where polled.revents != 0 {
         serve(connection, now)
@@ -179,7 +183,7 @@ extension AdminServer {
 
   /// Milliseconds until something is due; -1: nothing is.
   private func timeout(_ now: UInt64) -> Int32 {
-    var next = nextLook
+    var next = min(nextLook, resolvedAgainAt)
     if now < acceptAt { next = min(next, acceptAt) }
     for connection in connections {
       next = min(next, connection.deadline, connection.subscription?.nextAt ?? .max)
@@ -230,12 +234,16 @@ extension AdminServer {
       defer { waiting = nil }
       return waiting
     }
+    resolvedAgainAt = .max
     guard let entries else { return }
     report(now)
     do throws(SnapshotRefusal) {
       _ = try membership.apply(standalone: entries, now: now)
     } catch {
-      say("the replicas found by looking names up were not taken: \(error)")
+      say("the replicas found by looking names up are not taken yet: \(error)")
+      // Unless others have been found meanwhile.
+      resolved.withLock { $0 = $0 ?? entries }
+      resolvedAgainAt = now + AdminServer.resolvedAgainNs
     }
   }
 }

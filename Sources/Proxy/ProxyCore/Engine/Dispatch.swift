@@ -216,12 +216,12 @@ extension Worker where IO: ~Copyable {
       exchange.pointee.phase = .ready
     }
     switch picked {
-    case .replica(let replica):
-      exchange.pointee.lease = board.lease(replica)
+    case .replica(let lease):
+      exchange.pointee.lease = lease
       exchange.pointee.attempts += 1
       exchange.pointee.pickedAt = io.now
-      counters.replicas[Int(replica)].exchanges &+= 1
-      assign(index, replica)
+      counters.replicas[Int(lease.replica)].exchanges &+= 1
+      assign(index, lease.replica)
     case .ejected, .empty:
       counters.worker.pointee.noReplica &+= 1
       // After a failed attempt: say what happened then, not that there is nobody.
@@ -273,7 +273,6 @@ extension Worker where IO: ~Copyable {
     }
     guard let slot = claimed else {
       if fd >= 0 { io.close(fd, token: Token(.close, slot: noSlot, generation: 0)) }
-      board.undecided(exchange.pointee.lease)
       giveBackLease(index)
       finishLocally(index, .outOfMemory)
       return
@@ -341,6 +340,7 @@ extension Worker where IO: ~Copyable {
     connection.pointee.state = .serving
     exchange.pointee.phase = .waiting
     exchange.pointee.connectedAt = io.now
+    board.reached(exchange.pointee.lease)
     counters.histogram(.connect, of: Int(exchange.pointee.lease.replica)).record(io.now - exchange.pointee.pickedAt)
     wheel.set(slot, at: io.now + config.responseTimeoutNs)
     armReceive(slot, pollFirst: true)
@@ -371,9 +371,7 @@ extension Worker where IO: ~Copyable {
       maxAttempts: config.maxAttempts)
     // A kept connection that closes, nonsense, and a stream that breaks off say little about whether the next request
     // would be served.
-    if reused || stage == .malformed || stage == .body {
-      board.undecided(exchange.pointee.lease)
-    } else {
+    if !reused && stage != .malformed && stage != .body {
       board.failed(
         exchange.pointee.lease, refused: stage == .connect, timedOut: timedOut, now: io.now, rule: config.ejection)
     }
@@ -494,9 +492,8 @@ extension Worker where IO: ~Copyable {
       board.shared.pointee.queued.wrappingSubtract(1, ordering: .relaxed)
     case .connecting, .waiting, .streaming, .tunnel: break
     }
-    if exchange.pointee.lease.isHeld {
-      if outcome == .clientLeft { counters.replicas[Int(exchange.pointee.lease.replica)].clientsLeft &+= 1 }
-      board.undecided(exchange.pointee.lease)
+    if outcome == .clientLeft && exchange.pointee.lease.isHeld {
+      counters.replicas[Int(exchange.pointee.lease.replica)].clientsLeft &+= 1
     }
     detachUpstream(index)
     end(index, outcome)
@@ -508,7 +505,6 @@ extension Worker where IO: ~Copyable {
     let slot = exchange.pointee.downstream
     counters.worker.pointee.streamsTruncated &+= 1
     let hidden = exchange.pointee.endHidesCut
-    board.undecided(exchange.pointee.lease)
     detachUpstream(index)
     end(index, .truncated)
     if hidden { connections[slot].pointee.flags.insert(.reset) }

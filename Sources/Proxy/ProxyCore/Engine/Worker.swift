@@ -70,9 +70,8 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
   /// Parked connections per replica index: first slot + 1 (0 = none), and how many.
   let idleHeads: UnsafeMutablePointer<UInt32>
   let idleCounts: UnsafeMutablePointer<UInt16>
-  /// How long a parked connection to a replica may be taken again, learned from those the replica closed, in
-  /// microseconds; 0 = it has closed none.
-  let idleLimits: UnsafeMutablePointer<UInt32>
+  /// How long a parked connection to a replica may be taken again, learned from those the replica closed.
+  let idleLimits: UnsafeMutablePointer<IdleLimit>
   /// Whether streams of a replica bear acknowledgements in pairs.
   let ackTrials: UnsafeMutablePointer<AckTrial>
   var parked = 0
@@ -154,6 +153,9 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
     if acceptAgainAt != 0 && io.now >= acceptAgainAt { acceptAgain() }
     setGauges()
   }
+
+  /// After the last turn: what that one queued (the close of a client it refused) goes to the kernel, too.
+  package mutating func finish() { io.submitAndWait(until: io.now) }
 
   private var nextWake: UInt64 {
     var at = wheel.nextWake

@@ -4,8 +4,9 @@
 import CLiburing
 
 /// A bound, listening, close-on-exec socket; or a negated errno. With port 0 the address is completed with the port
-/// the kernel chose. `backlog`: connections that may wait to be accepted (man 2 listen). `shared`: other sockets that
-/// are shared too may have the same address; without, it fails while anybody listens there.
+/// the kernel chose. `backlog`: connections that may wait to be accepted (man 2 listen); below 0 it is bound only.
+/// `shared`: other sockets that are shared too may have the same address; without, it fails while anybody listens
+/// there.
 package func openListener(_ address: inout SocketAddress, backlog: Int32 = 4096, shared: Bool = true) -> Int32 {
   var length = address.length
   let fd = withUnsafeMutableBytes(of: &address.storage) {

@@ -2,6 +2,15 @@
 // replica that closes (uvicorn does after five seconds) is noticed as a completion, and completions are all handled
 // before anything is taken: a connection known dead is never reused.
 
+/// How long connections to one replica may lie parked.
+package struct IdleLimit: BitwiseCopyable {
+  /// The replica's generation: what its place's next owner does is another matter.
+  package var generation: UInt32 = 0
+  /// Microseconds; 0 = it has closed none.
+  package var us: UInt32 = 0
+  package init() {}
+}
+
 extension Worker where IO: ~Copyable {
   /// Puts a connection whose exchange is over into the pool, or closes it when the pool is full or it is unfit.
   @inline(__always)
@@ -53,18 +62,30 @@ extension Worker where IO: ~Copyable {
     let age = end &- connection.pointee.parkedAt
     // Closing at once after a response is no idle limit, nor is one above what we keep them for.
     guard connection.pointee.parkedAt != 0, age >= 1_000_000, age < config.poolIdleNs else { return }
-    let limit = UInt32(age / 1250)
     let replica = Int(connection.pointee.replica)
-    if idleLimits[replica] == 0 || limit < idleLimits[replica] { idleLimits[replica] = limit }
+    guard connection.pointee.replicaGeneration == board.places[replica].generation else { return }
+    let limit = UInt32(age / 1250)
+    let known = idleLimit(replica)
+    if known == 0 || limit < known { idleLimits[replica].us = limit }
+  }
+
+  @inline(__always)
+  private func idleLimit(_ replica: Int) -> UInt32 {
+    let generation = board.places[replica].generation
+    if idleLimits[replica].generation != generation {
+      idleLimits[replica].generation = generation
+      idleLimits[replica].us = 0
+    }
+    return idleLimits[replica].us
   }
 
   /// What was learned may have been a restart: it grows back by a part in 256 with each use.
   @inline(__always)
   private func forgetSlowly(_ replica: Int) {
-    let limit = idleLimits[replica]
+    let limit = idleLimit(replica)
     guard limit != 0 else { return }
     let longer = UInt64(limit) + UInt64(limit >> 8) + 1
-    idleLimits[replica] = longer * 1000 >= config.poolIdleNs ? 0 : UInt32(longer)
+    idleLimits[replica].us = longer * 1000 >= config.poolIdleNs ? 0 : UInt32(longer)
   }
 
   /// A parked connection of the replica that may still be taken, or nil.
@@ -72,12 +93,12 @@ extension Worker where IO: ~Copyable {
   mutating func takeParked(_ replica: UInt32) -> UInt32? {
     guard idleHeads[Int(replica)] != 0 else { return nil }
     let slot = idleHeads[Int(replica)] - 1
-    let limit = idleLimits[Int(replica)]
-    if connections[slot].pointee.replicaGeneration != board.places[Int(replica)].generation {
-      idleLimits[Int(replica)] = 0
-    } else if limit == 0 || io.now &- connections[slot].pointee.parkedAt < UInt64(limit) * 1000 {
-      unpark(slot)
-      return slot
+    if connections[slot].pointee.replicaGeneration == board.places[Int(replica)].generation {
+      let limit = idleLimit(Int(replica))
+      if limit == 0 || io.now &- connections[slot].pointee.parkedAt < UInt64(limit) * 1000 {
+        unpark(slot)
+        return slot
+      }
     }
     // Of an earlier replica with this index, or so old that its replica may be closing it now. So are those behind it;
     // one makes room for the new connection, and closing them all now would keep this worker and the replica busy.

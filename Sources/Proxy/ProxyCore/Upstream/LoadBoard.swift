@@ -21,6 +21,8 @@ package struct Gate {
 package struct Lease: BitwiseCopyable {
   package var replica: UInt32
   package var generation: UInt32
+  /// It finds out whether an ejected replica is back, and until that is known, or the lease given back, no other does.
+  package var isCanary = false
   package static var none: Lease {
     @inline(__always) get { Lease(replica: noSlot, generation: 0) }
   }
@@ -130,7 +132,7 @@ package struct LoadBoard: BitwiseCopyable, @unchecked Sendable {
 /// Counts of the whole process.
 package struct BoardShared: ~Copyable {
   package let count = Atomic<UInt32>(0)
-  /// Goes up with each replica that a list brings or takes back into service, before the same list takes others out.
+  /// Goes up with each replica that may be picked from now on, before whoever saw to that takes others out.
   package let openings = Atomic<UInt32>(0)
   /// Replicas whose ejected bit is set: 0 spares the pick a look for canaries.
   package let ejectedReplicas = Atomic<UInt32>(0)
@@ -158,7 +160,8 @@ package struct BoardShared: ~Copyable {
 // MARK: - Picking
 
 package enum Picked: BitwiseCopyable {
-  case replica(UInt32)
+  /// The exchange is counted on it already.
+  case replica(Lease)
   /// Replicas could serve but each has all the exchanges it may have: wait.
   case full
   /// Every ready replica has been ejected: they refuse.
@@ -207,8 +210,8 @@ extension LoadBoard {
       let openings = shared.pointee.openings.load(ordering: .acquiring)
       let picked = pickOnce(tried, isHarmless, now, rule)
       if case .replica = picked { return picked }
-      // A look takes time: it may have passed the new replica's place before a list opened it, and the old one's after
-      // the list had shut it. Then there is one to be found.
+      // A look takes time: it may have passed one replica before that was opened, and another after that was shut. Then
+      // there is one to be found.
       if shared.pointee.openings.load(ordering: .relaxed) == openings { return picked }
     }
   }
@@ -230,7 +233,7 @@ extension LoadBoard {
         guard key < LoadBoard.shut else { break }
         if take(best) {
           shared.pointee.cursor.store(best &+ 1, ordering: .relaxed)
-          return .replica(best)
+          return .replica(lease(best))
         }
         attempts += 1
       }
@@ -275,7 +278,7 @@ extension LoadBoard {
         expected: cursor, desired: best &+ 1, ordering: .relaxed)
       // Another worker may have had this turn, or the last place that was free.
       let isRaceLost = policy == .roundRobin && !isOurTurn
-      if (!isRaceLost || racesLeft == 0) && take(best) { return .replica(best) }
+      if (!isRaceLost || racesLeft == 0) && take(best) { return .replica(lease(best)) }
       return racesLeft > 0 ? pickSlowly(policy, tried, now, count, racesLeft: racesLeft - 1) : .full
     }
     if sawFull { return .full }
@@ -290,15 +293,10 @@ extension LoadBoard {
         step += 1
         guard gates[index].load(ordering: .acquiring) == Gate.ejected, !tried.contains(UInt32(index)),
           health[index].unreachable.load(ordering: .relaxed) <= bearable,
-          inFlight[index].load(ordering: .relaxed) < limits[index]
+          take(UInt32(index), despite: Gate.ejected)
         else { continue }
-        inFlight[index].wrappingAdd(1, ordering: .acquiringAndReleasing)
-        guard gates[index].load(ordering: .acquiring) & (Gate.absent | Gate.draining) == 0 else {
-          uncount(index)
-          continue
-        }
         shared.pointee.cursor.store(UInt32(index) &+ 1, ordering: .relaxed)
-        return .replica(UInt32(index))
+        return .replica(lease(UInt32(index)))
       }
       return .ejected
     }
@@ -443,13 +441,23 @@ extension LoadBoard {
     return before
   }
 
-  /// Counts one exchange on a replica unless that would exceed its limit or its gate has shut meanwhile.
+  /// Counts one exchange on a replica unless that would exceed its limit or its gate has shut meanwhile. `despite`: a
+  /// bit of the gate that does not matter.
   @inline(__always)
-  private func take(_ index: UInt32) -> Bool {
+  private func take(_ index: UInt32, despite: UInt32 = 0) -> Bool {
     let before = inFlight[Int(index)].wrappingAdd(1, ordering: .acquiringAndReleasing).oldValue
-    if before < limits[Int(index)] && gates[Int(index)].load(ordering: .acquiring) == 0 { return true }
-    uncount(Int(index))
+    if before < limits[Int(index)] && gates[Int(index)].load(ordering: .acquiring) & ~despite == 0 { return true }
+    // A report may have told of it: what is there now is news.
+    tellEmpty(Int(index), uncount(Int(index)))
     return false
+  }
+
+  /// A draining replica that has just finished is news for whoever waits to stop it.
+  @inline(__always)
+  private func tellEmpty(_ index: Int, _ before: UInt32) {
+    if before == 1 && gates[index].load(ordering: .relaxed) & (Gate.draining | Gate.absent) != 0 {
+      shared.pointee.news.wrappingAdd(1, ordering: .relaxed)
+    }
   }
 
   @inline(__always)
@@ -461,12 +469,11 @@ extension LoadBoard {
   @inline(__always)
   package func release(_ lease: inout Lease) {
     guard lease.isHeld else { return }
+    // Whatever has become of the exchange (its client left, its body was refused): another canary may go.
+    if lease.isCanary { health[Int(lease.replica)].canary.store(0, ordering: .relaxed) }
     let before = uncount(Int(lease.replica))
     precondition(before > 0, "a lease was released twice")
-    // A draining replica that has just finished is news for whoever waits to stop it.
-    if before == 1 && gates[Int(lease.replica)].load(ordering: .relaxed) & (Gate.draining | Gate.absent) != 0 {
-      shared.pointee.news.wrappingAdd(1, ordering: .relaxed)
-    }
+    tellEmpty(Int(lease.replica), before)
     lease = .none
   }
 }
@@ -484,7 +491,7 @@ extension LoadBoard {
   }
 
   /// An ejected replica that may be tried again and has no canary out: the caller's exchange becomes the canary.
-  private func canary(_ tried: Tried, _ now: UInt64, _ count: Int, _ kind: CanaryKind) -> UInt32? {
+  private func canary(_ tried: Tried, _ now: UInt64, _ count: Int, _ kind: CanaryKind) -> Lease? {
     var index = 0
     while index < count {
       let candidate = index
@@ -506,31 +513,38 @@ extension LoadBoard {
       guard health[candidate].canary.compareExchange(expected: 0, desired: 1, ordering: .relaxed).exchanged else {
         continue
       }
-      inFlight[candidate].wrappingAdd(1, ordering: .acquiringAndReleasing)
       // Draining may have begun meanwhile: nothing new may go there once it has been said to be empty.
-      if gates[candidate].load(ordering: .acquiring) == Gate.ejected { return UInt32(candidate) }
-      uncount(candidate)
+      if take(UInt32(candidate), despite: Gate.ejected) {
+        var lease = lease(UInt32(candidate))
+        lease.isCanary = true
+        return lease
+      }
       health[candidate].canary.store(0, ordering: .relaxed)
     }
     return nil
   }
 
+  /// The replica took a connection; whether it answers is another question.
+  @inline(__always)
+  package func reached(_ lease: Lease) {
+    let unreachable = health + Int(lease.replica)
+    if unreachable.pointee.unreachable.load(ordering: .relaxed) != 0 {
+      unreachable.pointee.unreachable.store(0, ordering: .relaxed)
+    }
+  }
+
   /// The replica began to answer: it is well.
   @inline(__always)
-  package func succeeded(_ lease: Lease) {
+  package func succeeded(_ lease: inout Lease) {
     let health = health + Int(lease.replica)
+    if lease.isCanary {
+      lease.isCanary = false
+      health.pointee.canary.store(0, ordering: .relaxed)
+    }
     if health.pointee.consecutiveFailures.load(ordering: .relaxed) != 0 {
       health.pointee.consecutiveFailures.store(0, ordering: .relaxed)
     }
     if gates[Int(lease.replica)].load(ordering: .relaxed) & Gate.ejected != 0 { restore(Int(lease.replica)) }
-  }
-
-  /// An exchange ended without showing anything about the replica (the client left): another canary may go.
-  @inline(__always)
-  package func undecided(_ lease: Lease) {
-    if health[Int(lease.replica)].canary.load(ordering: .relaxed) != 0 {
-      health[Int(lease.replica)].canary.store(0, ordering: .relaxed)
-    }
   }
 
   /// The replica failed before the head of a response. `refused`: it did not even take the connection; `timedOut`: it
@@ -544,10 +558,12 @@ extension LoadBoard {
     let gate = gates[index].load(ordering: .relaxed)
     if gate & Gate.ejected != 0 {
       // Only the canary's own failure lengthens the back-off, not stragglers sent before the ejection.
-      guard health.pointee.canary.exchange(0, ordering: .relaxed) != 0 else { return }
+      guard lease.isCanary else { return }
       // Canaries sent early do not lengthen it either.
       if now >= health.pointee.retryAt.load(ordering: .relaxed) { backOff(index, now, rule) }
     } else if gate == 0 && rule.after > 0 && (refused || (failures >= rule.after && others(than: index))) {
+      // Before the bit is set: from then on others look for when it may be tried.
+      health.pointee.retryAt.store(now &+ rule.minNs, ordering: .relaxed)
       if gates[index].compareExchange(expected: 0, desired: Gate.ejected, ordering: .acquiringAndReleasing).exchanged {
         shared.pointee.ejectedReplicas.wrappingAdd(1, ordering: .relaxed)
         backOff(index, now, rule)
@@ -576,6 +592,7 @@ extension LoadBoard {
     let before = gates[index].bitwiseAnd(~Gate.ejected, ordering: .acquiringAndReleasing).oldValue
     guard before & Gate.ejected != 0 else { return }
     lowered(index, to: 0)
+    opened()
     health[index].canary.store(0, ordering: .relaxed)
     health[index].ejections.store(0, ordering: .relaxed)
     shared.pointee.ejectedReplicas.wrappingSubtract(1, ordering: .relaxed)
@@ -610,8 +627,8 @@ extension LoadBoard {
     opened()
   }
 
-  /// To be said before the same list shuts anything: see `pick`.
-  private func opened() { shared.pointee.openings.wrappingAdd(1, ordering: .acquiringAndReleasing) }
+  /// To be said before whoever opened one shuts another: see `pick`.
+  fileprivate func opened() { shared.pointee.openings.wrappingAdd(1, ordering: .acquiringAndReleasing) }
 
   /// Changes weight and limit in place; the exchanges it has are untouched. `maxInFlight` 0 = no limit.
   package func adjust(_ index: Int, weight: Double, maxInFlight: UInt32) {

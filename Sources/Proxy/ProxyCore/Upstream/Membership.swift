@@ -173,7 +173,7 @@ package final class Membership: @unchecked Sendable {
     return gate & Gate.ejected != 0 ? .ejected : .ready
   }
 
-  package func inFlight(_ member: Member) -> UInt32 { board.inFlight[member.index].load(ordering: .relaxed) }
+  package func inFlight(_ member: Member) -> UInt32 { board.inFlight[member.index].load(ordering: .acquiring) }
 
   /// What all workers counted of a replica.
   package func total(_ member: Member) -> ReplicaCounters {

@@ -116,23 +116,18 @@ extension ResolvedReplicas.Found {
 package final class Resolver: @unchecked Sendable {
   private let intervalNs: UInt64
   private let lookup: @Sendable (String, UInt16) -> Result<[Endpoint], LookupError>
-  private let deliver: @Sendable ([ReplicaEntry]) -> Void
   private let waker = WakeHandle()
   private let stopping = Atomic<Bool>(false)
   private var replicas: ResolvedReplicas
 
   /// Looks all names up once, which may take seconds; `entries` are what was found.
-  /// - Parameters:
-  ///   - intervalNs: 0 = only now.
-  ///   - deliver: called on the resolver's thread when something has changed.
+  /// - Parameter intervalNs: 0 = only now.
   package init(
     _ sources: [ResolverSource], intervalNs: UInt64,
-    lookup: @escaping @Sendable (String, UInt16) -> Result<[Endpoint], LookupError> = systemLookup,
-    deliver: @escaping @Sendable ([ReplicaEntry]) -> Void
+    lookup: @escaping @Sendable (String, UInt16) -> Result<[Endpoint], LookupError> = systemLookup
   ) {
     self.intervalNs = intervalNs
     self.lookup = lookup
-    self.deliver = deliver
     replicas = ResolvedReplicas(sources)
     replicas.refresh(lookup, report: say)
     entries = replicas.entries
@@ -142,10 +137,13 @@ package final class Resolver: @unchecked Sendable {
   package let entries: [ReplicaEntry]
 
   /// False: there was no room for a thread or its descriptor. Does nothing where no name has to be looked up again.
-  package func start() -> Bool {
+  /// - Parameter deliver: called on the resolver's thread when something has changed.
+  package func start(_ deliver: @escaping @Sendable ([ReplicaEntry]) -> Void) -> Bool {
     guard replicas.hasNames, intervalNs > 0 else { return true }
     // Never joined: it may be inside a look-up that takes longer than anyone wants to wait.
-    guard waker.fd >= 0, let thread = ControlThread.start("sky-resolver", { [self] in run() }) else { return false }
+    guard waker.fd >= 0, let thread = ControlThread.start("sky-resolver", { [self] in run(deliver) }) else {
+      return false
+    }
     thread.detach()
     return true
   }
@@ -155,7 +153,7 @@ package final class Resolver: @unchecked Sendable {
     waker.wake()
   }
 
-  private func run() {
+  private func run(_ deliver: ([ReplicaEntry]) -> Void) {
     var known = entries
     while true {
       var watched = pollfd(fd: waker.fd, events: Int16(POLLIN), revents: 0)
