@@ -2,6 +2,7 @@
 
 import Foundation
 import ProxyWire
+import TestSupport
 import Testing
 
 @testable import ControlCore
@@ -134,6 +135,58 @@ import Testing
         let said = try await text(stream, tail: count)
         #expect(said == expected, "\(count) lines: \(said.prefix(40))")
       }
+    }
+  }
+
+  /// It is put aside at any byte.
+  @Test(arguments: ["\n", ""])
+  func whatWasPutAsideComesFirst(_ between: String) async throws {
+    try await folder { path in
+      let long = String(repeating: "x", count: 70_000)
+      let (aside, newest) = ("a1\n\(long)\na3\(between)", "b1\nb2\n\(long)")
+      try aside.write(toFile: path + "/log.1", atomically: true, encoding: .utf8)
+      try newest.write(toFile: path + "/log", atomically: true, encoding: .utf8)
+      let stream = LogStream(pieces: [.line("A"), .file(path + "/log") { true }])
+      let whole = "A\n" + aside + newest
+      #expect(try await text(stream, tail: nil) == whole)
+      let lines = whole.split(separator: "\n", omittingEmptySubsequences: false)
+      for count in 0...8 {
+        let said = try await text(stream, tail: count)
+        #expect(said == lines.suffix(count).joined(separator: "\n"), "\(count) lines: \(said.prefix(40))")
+      }
+    }
+  }
+
+  /// A reader that is slower than the log, and one that is not: each line once, as long as it was kept.
+  @Test(arguments: [1, 2])
+  func followedWhileItIsPutAside(_ times: Int) async throws {
+    try await folder { path in
+      let log = path + "/log"
+      let isOver = Shared(false)
+      let stream = LogStream(pieces: [.file(log) { isOver.value }])
+      func write(_ text: String) throws { try StoreFile(log, create: true).append(Array(text.utf8)) }
+      try write("0 aside ")
+      rename(log, log + ".1")
+      try write("in the line\n1\n")
+      var all = ""
+      var step = 0
+      try await stream.send(follow: true, tail: nil) { bytes in
+        all += String(decoding: bytes, as: UTF8.self)
+        guard all.hasSuffix("\n") else { return }
+        step += 1
+        switch step {
+        case 1:
+          for time in 0..<times {
+            try write("late \(time)\n")
+            rename(log, log + ".1")
+          }
+          try write("2\n")
+        case 2...: if all.hasSuffix("2\n") { isOver.with { $0 = true } }
+        default: break
+        }
+      }
+      let late = (0..<times).map { "late \($0)\n" }.joined()
+      #expect(all == "0 aside in the line\n1\n\(late)2\n")
     }
   }
 
