@@ -133,6 +133,33 @@ import Testing
     }
   }
 
+  /// A controller that hangs is named, once per command and only after a while.
+  @Test func whoIsWaitedForIsSaid() async throws {
+    let folder = try TemporaryFolder()
+    let paths = Paths(home: folder.path, configFile: folder.file("config.yaml"))
+    let said = Shared<[String]>([])
+    let server = try HttpServer(socketPath: paths.controllerSocket) { request, out in
+      // Answers when it has been complained of.
+      _ = try? await soon { !said.value.isEmpty }
+      let health = HealthReply(version: ControlVersion.text, pid: 77, startedAt: 1, services: 0)
+      let reply = request.target == "/v1/health" ? ApiCodec.encode(health) : ApiCodec.encode(StatusReply(services: [], missing: []))
+      await out.send(HttpReply(status: 200, body: reply))
+    }
+    let running = Task { await server.run() }
+    let slow = SlowAnswer(after: 0.05) { text in said.with { $0.append(text) } }
+    let client = ApiClient(paths: paths, startsController: true, slow: slow)
+    _ = try await client.status()
+    #expect(said.value == ["waiting for the controller (process \(getpid()))…"])
+    // From here on it answers at once.
+    let quiet = Shared<[String]>([])
+    let patient = ApiClient(
+      paths: paths, startsController: false, slow: SlowAnswer(after: 20) { text in quiet.with { $0.append(text) } })
+    _ = try await patient.status()
+    #expect(quiet.value == [])
+    server.stop()
+    await running.value
+  }
+
   // MARK: Starting
 
   private struct Home {

@@ -38,5 +38,21 @@ extension Serve {
       #expect(down.output.contains("Service 'hello' is scheduled to be terminated."), "\(down)")
       try home.await("gone") { try home.services().isEmpty }
     }
+
+    /// Whoever waits is told whom for, beside the output.
+    @Test func aControllerThatHangsIsNamed() throws {
+      let home = try ServeHome()
+      try home.up("web", home.yaml("readiness_probe: /health\nreplicas: 0"))
+      let controller = home.controller!
+      controller.signal(SIGSTOP)
+      defer { controller.signal(SIGCONT) }
+      let status = try Program(
+        Places.program("sky"), ["serve", "status", "-o", "json"], environment: home.environment)
+      defer { status.kill() }
+      #expect(try status.line { $0.contains("waiting") } == "waiting for the controller (process \(controller.pid))…")
+      controller.signal(SIGCONT)
+      #expect(status.waitForExit() == .code(0))
+      #expect(status.standardOutput.hasPrefix("[") && !status.standardOutput.contains("waiting"))
+    }
   }
 }

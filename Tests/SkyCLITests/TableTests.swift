@@ -15,6 +15,19 @@ import Testing
     #expect(lines(shown.output) == lines(Sample.text))
   }
 
+  /// A note comes before what is being waited for, not beside it.
+  @Test func whatIsWaitedForMakesRoomForNotes() async {
+    let written = Shared("")
+    let terminal = Terminal(
+      isInteractive: true, hasColors: true, writing: { _, bytes in written.with { $0 += String(decoding: bytes, as: UTF8.self) } },
+      asking: { _ in .end })
+    await terminal.waiting("Waiting") { terminal.note("slow") }
+    let (clear, line) = ("\r\u{1B}[K", "\u{1B}[36m⠿ \u{1B}[0mWaiting")
+    #expect(written.value == line + clear + "slow\n" + line + clear)
+    terminal.note("later")
+    #expect(written.value.hasSuffix(line + clear + "later\n"))
+  }
+
   @Test func coloursOnATerminalOnly() async {
     let controller = PlayedController(Sample.services)
     let shown = await play("serve", "status", controller: controller, colors: true, now: Sample.now)

@@ -22,7 +22,7 @@ import Testing
     Rule(folder: "Sources/Proxy/ProxyCore/Engine", allowed: ["Synchronization"]),
     Rule(folder: "Sources/Proxy/sky-proxy", allowed: ["Glibc", "ProxyCore"]),
     Rule(folder: "Sources/Control/Yaml", allowed: []),
-    Rule(folder: "Sources/Control/SkyCLI", allowed: ["ControlCore", "Foundation", "Yaml"]),
+    Rule(folder: "Sources/Control/SkyCLI", allowed: ["ControlCore", "Foundation", "Synchronization", "Yaml"]),
     Rule(folder: "Sources/Control/sky", allowed: ["SkyCLI"]),
     Rule(folder: "Tests/SimKit", allowed: []),
     Rule(folder: "Tests/ProxySim", allowed: ["Glibc", "ProxyCore", "SimKit", "Synchronization"]),

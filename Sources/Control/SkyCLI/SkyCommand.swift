@@ -16,10 +16,12 @@ package enum SkyCommand {
     signal(SIGPIPE, SIG_IGN)
     let environment = ProcessInfo.processInfo.environment
     let paths = Paths(environment: environment)
+    let terminal = Terminal.standard(environment: environment)
     let session = Session(
-      terminal: .standard(environment: environment), environment: environment,
+      terminal: terminal, environment: environment,
       folder: FileManager.default.currentDirectoryPath, paths: paths,
-      door: SocketDoor(paths: paths, environment: environment),
+      // Also where nobody watches: a job's log shows then what it hung at.
+      door: SocketDoor(paths: paths, environment: environment, slow: SlowAnswer { terminal.note($0) }),
       machine: { try LocalInfra(config: UserConfig(path: paths.configFile), environment: environment) },
       now: { Date().timeIntervalSince1970 }, random: { .random(in: .min ... .max) })
     exit(await run(Array(CommandLine.arguments.dropFirst()), session))

@@ -6,6 +6,7 @@ import Foundation
 struct SocketDoor: ControllerDoor {
   let paths: Paths
   let environment: [String: String]
+  let slow: SlowAnswer
 
   func open(_ need: ControllerNeed) async throws(ApiError) -> (any ControllerCalls)? {
     switch need {
@@ -17,13 +18,13 @@ struct SocketDoor: ControllerDoor {
       if services.isEmpty { return nil }
     case .always: break
     }
-    let client = ApiClient(paths: paths, startsController: true, environment: environment)
+    let client = ApiClient(paths: paths, startsController: true, environment: environment, slow: slow)
     try await client.start()
     return client
   }
 
   private func running() async throws(ApiError) -> ApiClient? {
-    let client = ApiClient(paths: paths, startsController: false, environment: environment)
+    let client = ApiClient(paths: paths, startsController: false, environment: environment, slow: slow)
     do throws(ApiError) { _ = try await client.health() } catch {
       if error.kind == .notRunning { return nil }
       throw error

@@ -42,15 +42,18 @@ package struct ApiClient: Sendable {
   private let environment: [String: String]
   /// nil: the one beside the running program, or in PATH.
   private let program: String?
+  /// Hears of it when an answer is long in coming.
+  private let slow: SlowAnswer?
 
   package init(
     paths: Paths, startsController: Bool, environment: [String: String] = ProcessInfo.processInfo.environment,
-    program: String? = nil
+    program: String? = nil, slow: SlowAnswer? = nil
   ) {
     self.paths = paths
     self.startsController = startsController
     self.environment = environment
     self.program = program
+    self.slow = slow
   }
 
   // MARK: Routes
@@ -108,7 +111,7 @@ package struct ApiClient: Sendable {
     if follow { query += "&follow=1" }
     if let tail { query += "&tail=\(tail)" }
     let request = HttpRequest("GET", "/v1/services/\(Self.escaped(name))/logs?\(query)")
-    let (reply, body) = try await reaching {
+    let (reply, body) = try await reaching(isShort: true) {
       () async throws(HttpError) -> (HttpReply, AsyncThrowingStream<[UInt8], any Error>) in
       let (reply, body) = try await HttpClient.stream(
         request, to: endpoint, connectTimeout: Self.callSeconds, silence: nil)
@@ -146,7 +149,7 @@ package struct ApiClient: Sendable {
   }
 
   private func call<Reply: Decodable>(_ request: HttpRequest, _ seconds: Double) async throws(ApiError) -> Reply {
-    let reply = try await reaching { () async throws(HttpError) -> HttpReply in
+    let reply = try await reaching(isShort: seconds <= Self.callSeconds) { () async throws(HttpError) -> HttpReply in
       try await HttpClient.send(request, to: endpoint, timeout: seconds, bodyMax: Self.replyBytesMax)
     }
     guard (200..<300).contains(reply.status) else { throw Self.refusal(reply) }
@@ -156,16 +159,20 @@ package struct ApiClient: Sendable {
     }
   }
 
-  /// Runs an exchange with a controller of this version, which is started if need be.
+  /// Runs an exchange with a controller of this version, which is started if need be. `isShort`: an answer that takes
+  /// seconds is worth a word.
   private func reaching<Value>(
-    _ exchange: () async throws(HttpError) -> Value
+    isShort: Bool, _ exchange: () async throws(HttpError) -> Value
   ) async throws(ApiError) -> Value {
     if startsController {
       try await start()
-    } else if try await !answers() {
+    } else if try await !answersSoon() {
       throw ApiError(.notRunning, "the controller is not running")
     }
-    do throws(HttpError) { return try await exchange() } catch { throw Self.failure(error) }
+    do throws(HttpError) {
+      guard isShort, let slow else { return try await exchange() }
+      return try await slow.watch(paths.controllerSocket, exchange)
+    } catch { throw Self.failure(error) }
   }
 
   private static func failure(_ error: HttpError) -> ApiError {
@@ -201,6 +208,11 @@ package struct ApiClient: Sendable {
 
   /// Returns when a controller of this version answers; does nothing more when one does already.
   package func start() async throws(ApiError) {
+    guard let slow else { return try await startOne() }
+    try await slow.watch(paths.controllerSocket) { () async throws(ApiError) in try await startOne() }
+  }
+
+  private func startOne() async throws(ApiError) {
     if try await answers() { return }
     do throws(PrivateFile.Failure) { try PrivateFile.makeFolder(paths.home) } catch {
       throw ApiError(.cannotStart, error.description)
@@ -238,6 +250,11 @@ package struct ApiClient: Sendable {
       }
       try await pause(until: end, "another one holds its state, and does not answer")
     }
+  }
+
+  private func answersSoon() async throws(ApiError) -> Bool {
+    guard let slow else { return try await answers() }
+    return try await slow.watch(paths.controllerSocket) { () async throws(ApiError) in try await answers() }
   }
 
   /// Throws when what answers cannot be talked to.

@@ -4,6 +4,7 @@
 // Colours and cutting to the width are for people at a terminal: what goes into a pipe or a file has neither.
 
 import Foundation
+import Synchronization
 
 package enum Style: Sendable {
   case cyan, blue, green, yellow, red, magenta
@@ -43,6 +44,8 @@ package final class Terminal: Sendable {
   private let errorsHaveColors: Bool
   private let writing: @Sendable (Stream, [UInt8]) -> Void
   private let asking: @Sendable (_ question: String) -> Answer
+  /// The line that says what is being waited for, while it stands there.
+  private let waitsFor = Mutex<String?>(nil)
 
   package init(
     isInteractive: Bool = false, width: Int? = nil, hasColors: Bool = false, errorsHaveColors: Bool = false,
@@ -66,7 +69,13 @@ package final class Terminal: Sendable {
   package func write(_ bytes: [UInt8]) { writing(.output, bytes) }
 
   /// What is not the answer itself: notes and warnings, so that the output can be read by programs.
-  package func note(_ text: String) { writing(.errors, Array((paint(text, .yellow, on: .errors) + "\n").utf8)) }
+  package func note(_ text: String) {
+    // Not beside what is being waited for; that is written again.
+    let waiting = waitsFor.withLock { $0 }
+    if waiting != nil { print("\r\u{1B}[K", terminator: "") }
+    writing(.errors, Array((paint(text, .yellow, on: .errors) + "\n").utf8))
+    if let waiting { print(waiting, terminator: "") }
+  }
 
   package func error(_ text: String) { writing(.errors, Array((paint(text, .red, on: .errors) + "\n").utf8)) }
 
@@ -82,8 +91,13 @@ package final class Terminal: Sendable {
     _ text: String, for body: () async throws -> Value
   ) async rethrows -> Value {
     guard isInteractive, hasColors else { return try await body() }
-    print(paint("⠿ ", .cyan) + text, terminator: "")
-    defer { print("\r\u{1B}[K", terminator: "") }
+    let line = paint("⠿ ", .cyan) + text
+    print(line, terminator: "")
+    waitsFor.withLock { $0 = line }
+    defer {
+      waitsFor.withLock { $0 = nil }
+      print("\r\u{1B}[K", terminator: "")
+    }
     return try await body()
   }
 
