@@ -135,6 +135,28 @@ import Yaml
     }
   }
 
+  /// What is no journal is not taken for an empty one: replicas that run would be strangers, and be ended.
+  @Test(arguments: [
+    "garbage", "garbage\n", "garbage\nmore\n", "\n", "\0\0\0\0", "{}", "@ ", "@\0\0\n", "@garbage\n",
+  ])
+  func aFileThatIsNoJournalIsRefused(_ text: String) throws {
+    try folder { path in
+      let file = path + "/journal"
+      _ = try Store(folder: path)
+      // @: a good head without its line feed.
+      let head = try String(contentsOfFile: file, encoding: .utf8).dropLast()
+      let bytes = Data(text.replacing("@", with: head).utf8)
+      for name in ["journal", "snapshot"] {
+        try bytes.write(to: URL(filePath: path + "/" + name))
+        let error = #expect(throws: StoreError.self) { try Store(folder: path) }
+        #expect(error?.kind == .damaged && error?.description.contains("move it away to start empty") == true)
+        #expect(error?.description.contains(path + "/" + name) == true)
+        #expect(try Data(contentsOf: URL(filePath: path + "/" + name)) == bytes, "it was changed")
+        try FileManager.default.removeItem(atPath: path + "/" + name)
+      }
+    }
+  }
+
   @Test func newerFormatsAreRefused() throws {
     try folder { path in
       _ = try Store(folder: path)

@@ -9,7 +9,8 @@
 //
 // A batch is acknowledged when its line is on disk, and is in the state after any crash from then on. A line that was
 // being written when the machine died is not acknowledged: it is the last one, and is cut off. A damaged line anywhere
-// else means that something else wrote here; then we stop and say so rather than forget what ran.
+// else means that something else wrote here; then we stop and say so rather than forget what ran. The same goes for a
+// first line that is not the beginning of a journal's head, be it the only one.
 //
 // Used by the Controller alone, which is an actor: one call at a time.
 
@@ -142,9 +143,7 @@ extension Store {
   private static func decode<Value: Decodable>(
     _ line: some Collection<UInt8>, _ place: String
   ) throws(StoreError) -> Value {
-    guard let json = checked(line) else {
-      throw StoreError(.damaged, "\(place) is damaged: its checksum does not fit. Bring it back from a copy, or move it away to start empty.")
-    }
+    guard let json = checked(line) else { throw damage(place) }
     let decoder = JSONDecoder()
     decoder.nonConformingFloatDecodingStrategy = .convertFromString(
       positiveInfinity: "inf", negativeInfinity: "-inf", nan: "nan")
@@ -155,6 +154,12 @@ extension Store {
     do { return try decoder.decode(Value.self, from: Data(json)) } catch {
       throw StoreError(.damaged, "\(place) cannot be read: \(error)")
     }
+  }
+
+  private static func damage(_ place: String) -> StoreError {
+    StoreError(
+      .damaged,
+      "\(place) is damaged: its checksum does not fit. Bring it back from a copy, or move it away to start empty.")
   }
 
   private struct Version: Decodable {
@@ -179,8 +184,11 @@ extension Store {
       number += 1
       let end = bytes[at...].firstIndex(of: UInt8(ascii: "\n")).map { $0 + 1 }
       let line = bytes[at..<(end ?? bytes.count)]
-      if end == nil || (end == bytes.count && checked(line) == nil) { return at }  // torn
       let place = "\(path), line \(number),"
+      if end == nil || (end == bytes.count && checked(line) == nil) {  // torn
+        if number == 1, !Self.line(Head(format: format)).starts(with: line) { throw damage(place) }
+        return at
+      }
       if number == 1 {
         let _: Head = try decode(line, place)
       } else {
