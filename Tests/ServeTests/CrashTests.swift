@@ -171,6 +171,31 @@ extension Serve {
       #expect(other.isRunning)
     }
 
+    /// Whoever removes its folder gets rid of it: nobody could reach it any more, and another may be there by now.
+    @Test(arguments: ["", "/controller.sock", "/state/lock"])
+    func aControllerWithoutItsFilesEndsAtOnce(_ what: String) throws {
+      let home = try ServeHome()
+      try home.up("web", home.yaml("readiness_probe: /health\nreplicas: 1"))
+      try home.awaitSettled("web", 1)
+      let address = try home.address("web")
+      let before = home.processes.filter { $0 != home.controller?.pid }
+      try FileManager.default.removeItem(atPath: home.home + what)
+      // Another that has the name by now is not its own.
+      if what == "/state/lock" { try Data().write(to: URL(fileURLWithPath: home.home + what)) }
+      #expect(home.controller?.waitForExit() == .code(1))
+      let said = home.controller?.standardError ?? ""
+      #expect(said.contains("nobody can reach this controller any more") && said.contains(home.home + "/"), "\(said)")
+      #expect(Set(home.processes).isSuperset(of: before), "what runs goes on")
+      let wire = try Wire(to: address)
+      defer { wire.close() }
+      try wire.send(requestText("GET", "/", fields: ["Connection: close"]))
+      #expect(try wire.readResponse().text == "v1 r1")
+      if what.isEmpty { return }
+      try home.startController()
+      try home.awaitSettled("web", 1)
+      #expect(try home.replicas("web").map(\.replicaId) == [1])
+    }
+
     @Test func whatWasAcknowledgedIsThereAndWhatWasNotIsNotHalfThere() throws {
       let home = try ServeHome(config: "serve:\n  controller:\n    max_services: 20\n")
       let yaml = home.yaml("readiness_probe: /health\nreplicas: 0")

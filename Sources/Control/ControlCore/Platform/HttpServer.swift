@@ -31,9 +31,9 @@ package final class HttpServer: Sendable {
   package typealias Handle = @Sendable (HttpRequest, HttpAnswer) async -> Void
 
   private let listener: Socket
-  private let path: String
-  /// Of the socket's file, not to remove another's later.
-  private let inode: ino_t
+  package let path: String
+  /// The socket's file, not to remove another's later.
+  private let file: FileMark?
   private let limits: Limits
   private let handle: Handle
   private let open = Atomic(0)
@@ -70,9 +70,11 @@ package final class HttpServer: Sendable {
       guard address.withPointer({ bind(fd, $0, $1) }) == 0 else { throw Self.failure("listen on", socketPath) }
     }
     guard listen(fd, 512) == 0 else { throw Self.failure("listen on", socketPath) }
-    var facts = stat()
-    inode = lstat(socketPath, &facts) == 0 ? facts.st_ino : 0
+    file = FileMark(socketPath)
   }
+
+  /// Nobody can connect any more: what has the socket's name, if anything, is not this server's.
+  package var isLost: Bool { file?.isLost ?? true }
 
   private static func removeStale(_ path: String, _ address: SocketAddress) throws(HttpError) {
     var facts = stat()
@@ -107,8 +109,7 @@ package final class HttpServer: Sendable {
     } onCancel: {
       serving.cancel()
     }
-    var facts = stat()
-    if lstat(path, &facts) == 0, facts.st_ino == inode, facts.st_mode & S_IFMT == S_IFSOCK { unlink(path) }
+    if let file, !file.isLost { unlink(file.path) }
   }
 
   /// Takes no more connections and cancels what is being answered.

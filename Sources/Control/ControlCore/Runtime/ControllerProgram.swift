@@ -10,6 +10,8 @@ import Synchronization
 package enum ControllerProgram {
   /// Seconds: whoever has started it has something to say.
   private static let leastIdleSeconds = 2.0
+  /// Seconds between looks at whether its files are still its own.
+  private static let lookSeconds = 1.0
   /// Seconds that answers under way may take after it was asked to end.
   private static let lingerSeconds = 5.0
 
@@ -62,12 +64,29 @@ package enum ControllerProgram {
     FileHandle.standardError.write(Data("sky-controller: \(text)\n".utf8))
   }
 
+  /// Whoever removes SKY_HOME, or moves it, leaves a controller that nobody can reach, beside the next one, which has
+  /// what runs from then on. So it ends at once, as by SIGKILL, and leaves all as it is. Another controller that starts
+  /// replaces neither file while this one has it: it needs the lock first, and takes no socket that is listened on.
+  private static func endWhenLost(
+    _ lock: FileMark, _ server: HttpServer, _ clock: HostClock, _ log: Log
+  ) async -> String? {
+    while true {
+      do { try await clock.sleep(until: clock.now + lookSeconds) } catch { return nil }
+      guard let path = lock.isLost ? lock.path : server.isLost ? server.path : nil else { continue }
+      let reason = "\(path) was removed or replaced: nobody can reach this controller any more, so it ends"
+      log.note(.error, reason)
+      complain(reason)
+      _exit(1)
+    }
+  }
+
   private static func run(_ environment: [String: String]) async throws -> Int32 {
     umask(0o077)
     let signals = try EndSignals()
     let paths = Paths(environment: environment)
     try PrivateFile.makeFolder(paths.home)
     let store = try Store(folder: paths.state)
+    let lock = store.lockMark
     let log = try Log(path: paths.controllerLog)
     let clock = HostClock(notBefore: store.state.newestTime)
     let config = try UserConfig(path: paths.configFile)
@@ -95,6 +114,7 @@ package enum ControllerProgram {
     raiseDescriptorLimit()
     let reason = await withTaskGroup(of: String?.self) { group in
       group.addTask { await signals.next() }
+      group.addTask { await endWhenLost(lock, server, clock, log) }
       if let seconds = config.autostopSeconds.map({ max($0, leastIdleSeconds) }) {
         group.addTask { await controller.retires(after: seconds) ? "there was no service for \(Int(seconds)) s" : nil }
       }

@@ -43,6 +43,8 @@ package final class Store {
   /// Batches ever appended.
   package private(set) var sequence: UInt64
   private let lock: StoreFile
+  /// Where it is gone or replaced, another controller may hold what now has its name.
+  package let lockMark: FileMark
   private var journal: StoreFile
   private var journalBytes: Int
   /// A write failed and its remains could not be taken back: nothing after it would be read.
@@ -69,10 +71,11 @@ package final class Store {
     self.folder = folder
     try StoreFile.makeFolder(folder)
     lock = try StoreFile(folder + "/lock", create: true)
-    guard lock.lock(withinMs: Self.lockWaitMs) else {
+    guard lock.lock(withinMs: Self.lockWaitMs), let mark = FileMark(folder + "/lock") else {
       throw StoreError(
         .busy, "\(folder) is in use by another controller (process \(lock.firstLine() ?? "unknown")). Stop that one first.")
     }
+    lockMark = mark
     try lock.replaceContents("\(getpid())\n")
     var state = ControlState()
     var sequence: UInt64 = 0
