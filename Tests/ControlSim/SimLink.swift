@@ -57,6 +57,8 @@ final class SimLink: ProxyLink, @unchecked Sendable {
   func publish(_ snapshot: ReplicaSnapshot) {
     if snapshot.version < self.snapshot?.version ?? 0 { return }
     self.snapshot = snapshot
+    // What it has already is for the next one.
+    if snapshot.version <= place.proxy.version, place.proxy.runs { return }
     soon { $0.look() }
   }
 

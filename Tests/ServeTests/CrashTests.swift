@@ -171,6 +171,29 @@ extension Serve {
       #expect(other.isRunning)
     }
 
+    /// A controller that has found the proxy running knows what to start the next one with.
+    @Test func aKilledProxyHasItsListFromTheFirstRequestOn() throws {
+      let home = try ServeHome()
+      try home.up("web", home.yaml("readiness_probe: /health\nreplicas: 2"))
+      try home.awaitSettled("web", 2)
+      home.killController()
+      try home.startController()
+      try home.awaitSettled("web", 2)
+      let refused = Shared(0)
+      let hammer = Hammer(try home.address("web"), clients: 4) { response in
+        if response.status == 503 { refused.with { $0 += 1 } }
+        return true
+      }
+      defer { hammer.stop() }
+      for _ in 0..<3 {
+        let old = try #require(home.proxyProcess("web"))
+        kill(old, SIGKILL)
+        try home.await("back") { try home.proxyProcess("web") != old && home.fetch("web").status == 200 }
+        try home.awaitSettled("web", 2)
+      }
+      #expect(refused.value == 0, "\(home.logs)")
+    }
+
     /// Whoever removes its folder gets rid of it: nobody could reach it any more, and another may be there by now.
     @Test(arguments: ["", "/controller.sock", "/state/lock"])
     func aControllerWithoutItsFilesEndsAtOnce(_ what: String) throws {

@@ -499,21 +499,8 @@ extension Reconciler.Pass {
       state.service.published = published
     }
     let told: UInt64? = if case .reporting(let version, _) = observed.proxy { version } else { nil }
-    if let told, told < state.service.published.version { plan.publish = snapshot() }
+    if let told, told < state.service.published.version { plan.publish = state.service.published.snapshot }
     if state.service.desired == .running, observed.proxy == .absent { plan.actions.append(.startProxy) }
-  }
-
-  private func snapshot() -> ReplicaSnapshot {
-    let published = state.service.published
-    let entries = published.entries.compactMap { entry -> ReplicaEntry? in
-      guard let address = try? Endpoint.parse(entry.address) else { return nil }
-      return ReplicaEntry(
-        id: String(entry.id), generation: entry.generation, address: address, weight: entry.weight,
-        state: entry.drainingSince == nil ? .ready : .draining)
-    }
-    return ReplicaSnapshot(
-      version: published.version, allowEmpty: entries.isEmpty, policy: PolicyName(rawValue: published.policy.rawValue),
-      replicas: entries)
   }
 
   /// What one replica is good for relative to the others, where the file says so.
@@ -521,6 +508,20 @@ extension Reconciler.Pass {
     guard case .perAccelerator = state.scaler.spec.policy.targetQps else { return 1 }
     let range = ReplicaEntry.weights
     return min(max(state.scaler.qps(of: record.scaling), range.lowerBound), range.upperBound)
+  }
+}
+
+extension Published {
+  /// As the proxy is told.
+  package var snapshot: ReplicaSnapshot {
+    let entries = entries.compactMap { entry -> ReplicaEntry? in
+      guard let address = try? Endpoint.parse(entry.address) else { return nil }
+      return ReplicaEntry(
+        id: String(entry.id), generation: entry.generation, address: address, weight: entry.weight,
+        state: entry.drainingSince == nil ? .ready : .draining)
+    }
+    return ReplicaSnapshot(
+      version: version, allowEmpty: entries.isEmpty, policy: PolicyName(rawValue: policy.rawValue), replicas: entries)
   }
 }
 

@@ -179,7 +179,12 @@ extension Controller {
     for event in plan.events { note(name, event) }
     let link = facts[name]!.link
     if let wish = wish(plan.state) { link.want(wish) }
-    if let snapshot = plan.publish { link.publish(snapshot) }
+    let published = plan.state.service.published
+    // Also what a proxy that was found has already: should it end, the next one starts with it.
+    if plan.publish != nil || facts[name]!.given != published.version {
+      facts[name]!.given = published.version
+      link.publish(plan.publish ?? published.snapshot)
+    }
     for action in plan.actions { carryOut(action, name, plan.state) }
     removeFiles(name, of: plan.mutations)
     guard facts[name] != nil else { return }

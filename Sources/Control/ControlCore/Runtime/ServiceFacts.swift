@@ -19,6 +19,8 @@ struct ServiceFacts {
   var probes: [Int: ProbeFact] = [:]
   var probers: [Int: ReplicaProber] = [:]
   var proxy = ProxyFact.silent
+  /// The version of the list that the link has.
+  var given: UInt64?
   /// Why there is no proxy although there should be one: its last start failed, and none has come up since.
   var proxyAbsence: String?
   /// What the proxy that runs did not take.
