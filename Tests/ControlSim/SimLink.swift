@@ -15,9 +15,10 @@ struct SimLinks: ProxyLinks {
 
   func refusal(of tls: ProxyWish.Tls) async -> String? { nil }
 
-  func end(service: String) async {
+  func end(service: String) async -> String? {
     await world.scheduler.sleepThrough(until: world.now + 0.1)
     world.endProxy(world.place(service))
+    return nil
   }
 }
 

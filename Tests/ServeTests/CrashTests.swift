@@ -171,6 +171,46 @@ extension Serve {
       #expect(other.isRunning)
     }
 
+    /// proxy.json was removed, or could not be written: what is known is in memory, and then behind the socket.
+    @Test(arguments: [false, true])
+    func aProxyThatIsNotWrittenDownIsEndedAllTheSame(_ isControllerKilled: Bool) throws {
+      let home = try ServeHome()
+      try home.up("web", home.yaml("readiness_probe: /health\nreplicas: 0"))
+      try home.await("served") { try home.fetch("web").status == 503 }
+      let file = home.home + "/services/web/proxy.json"
+      #expect(unlink(file) == 0)
+      try home.await("written again") { Places.exists(file) }
+      // From now on it cannot be written.
+      #expect(unlink(file) == 0)
+      try FileManager.default.createDirectory(atPath: file + "/x", withIntermediateDirectories: true)
+      if isControllerKilled {
+        home.killController()
+        try home.startController()
+        try home.await("told") {
+          try String(contentsOfFile: home.home + "/controller.log", encoding: .utf8).contains("is not written down: ")
+        }
+      }
+      try home.down()
+      try home.await("gone") { try home.services().isEmpty }
+      #expect(home.proxyProcess("web") == nil)
+    }
+
+    @Test func aProxyThatDoesNotEndIsNamed() throws {
+      let home = try ServeHome()
+      try home.up("web", home.yaml("readiness_probe: /health\nreplicas: 0"))
+      try home.await("served") { try home.fetch("web").status == 503 }
+      let proxy = try #require(home.proxyProcess("web"))
+      kill(proxy, SIGSTOP)
+      try home.down()
+      let said = "the load balancer was to end "
+      try home.await("said") {
+        let reason = try home.service("web").reason ?? ""
+        return reason.hasPrefix(said) && reason.hasSuffix(": process \(proxy) gets SIGTERM, and SIGKILL after 5 s")
+      }
+      try home.await("gone") { try home.services().isEmpty }
+      #expect(home.proxyProcess("web") == nil)
+    }
+
     /// A controller that has found the proxy running knows what to start the next one with.
     @Test func aKilledProxyHasItsListFromTheFirstRequestOn() throws {
       let home = try ServeHome()

@@ -204,7 +204,9 @@ extension Controller {
     case .launch(let order): launch(order, name, planned)
     case .stop(let id, let attempt, _): stop(id, attempt, name)
     case .startProxy: facts[name]!.link.start()
-    case .stopProxy: facts[name]!.link.stop()
+    case .stopProxy:
+      facts[name]!.proxyEndingSince = facts[name]!.proxyEndingSince ?? now
+      facts[name]!.link.stop()
     case .forget: forget(name)
     }
   }
@@ -344,6 +346,9 @@ extension Controller {
       }
     case .refusal(let problem):
       facts[name]!.proxyRefusal = problem
+    case .ending(let what):
+      if what != facts[name]!.proxyEnding { note(name, "proxy is to end: \(what)") }
+      facts[name]!.proxyEnding = what
     case .arrivals(let arrivals):
       facts[name]!.add(arrivals)
       // Whoever asks while nothing runs is waiting; and who wants to scale up within seconds is told within seconds.
@@ -451,10 +456,12 @@ extension Controller {
   private func clear(_ name: String) async -> String? {
     let paths = parts.paths
     let proxies = parts.proxies
-    await Task.detached(executorPreference: parts.threads.blocking) { await proxies.end(service: name) }.value
+    let proxyProblem = await Task.detached(executorPreference: parts.threads.blocking) {
+      await proxies.end(service: name)
+    }.value
     let found = await executor.poll(
       service: name, replicasFolder: paths.replicas(name), seconds: Executor.pollSeconds)
-    var problem: String?
+    var problem = proxyProblem
     switch found {
     case .success(let machines):
       for id in machines.keys.sorted() {
@@ -464,8 +471,8 @@ extension Controller {
           problem = problem ?? "replica \(id) does not stop: \(reason)"
         }
       }
-    case .failure(let error): problem = "what there is of it cannot be told: \(error.description)"
-    case nil: problem = "the infra did not say within \(Int(Executor.pollSeconds)) s what there is of it"
+    case .failure(let error): problem = problem ?? "what there is of it cannot be told: \(error.description)"
+    case nil: problem = problem ?? "the infra did not say within \(Int(Executor.pollSeconds)) s what there is of it"
     }
     if problem != nil { return problem }
     _ = await Task.detached(executorPreference: parts.threads.blocking) { Folder.remove(paths.service(name)) }.value

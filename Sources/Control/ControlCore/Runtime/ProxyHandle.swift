@@ -50,9 +50,11 @@ package struct ProxyHandles: ProxyLinks {
     }
   }
 
-  package func end(service: String) async {
-    let process = ProxyProcess(paths, service)
-    if let identity = process.identity { await process.end(identity) }
+  package func end(service: String) async -> String? {
+    let process = ProxyProcess(paths, service, log)
+    // Where one listens that is found by its socket is not known, and matters no more.
+    guard let identity = process.find(listen: ""), !(await process.end(identity)) else { return nil }
+    return "its load balancer, process \(identity.process.pid), does not end, not even by SIGKILL"
   }
 }
 
@@ -103,7 +105,7 @@ final class ProxyHandle: ProxyLink, Sendable {
     self.handles = handles
     self.service = service
     listen = "\(handles.host.contains(":") ? "[\(handles.host)]" : handles.host):\(port)"
-    process = ProxyProcess(handles.paths, service)
+    process = ProxyProcess(handles.paths, service, handles.log)
     wanted = Mutex(Wanted(wish: wish))
     (news, tell) = AsyncStream.makeStream()
     let task = Task.detached { await self.live() }
@@ -149,39 +151,46 @@ extension ProxyHandle {
     var startAt = 0.0
     var deafSince: Double?
     var reason: String?
+    var endings = 0
     if let identity = process.identity, identity.listen != listen {
       // Left over from another service of this name, or the configuration says another address now.
-      await process.end(identity)
+      _ = await process.end(identity)
     }
     while !Task.isCancelled {
       let now = handles.clock.now
       switch await look() {
       case .answers:
         deafSince = nil
+        endings = 0
         reason = nil
         let since = now
         await serve()
         if handles.clock.now - since > Self.againMax { again = Self.againFirst }
       case .busy:
         tell.yield(.silent)
-        if wanted.withLock({ $0.runs }) == false, let identity = process.identity {
-          await process.end(identity)
+        if wanted.withLock({ $0.runs }) == false {
+          endings += 1
+          await end(attempt: endings)
         } else {
-          await change.wait(until: now + 1, handles.clock)
+          await change.wait(until: now + Self.pushAgain, handles.clock)
         }
       case .deaf(let identity):
         tell.yield(.silent)
         let since = deafSince ?? now
         deafSince = since
         let isUnwanted = wanted.withLock { $0.runs } == false
-        if isUnwanted || now - since > Self.deafMax {
-          if !isUnwanted { note(.warning, "process \(identity.process.pid) does not listen on its socket: killed") }
-          await process.end(identity)
+        if isUnwanted {
+          endings += 1
+          await end(attempt: endings)
+        } else if now - since > Self.deafMax {
+          note(.warning, "process \(identity.process.pid) does not listen on its socket: killed")
+          _ = await process.end(identity)
         } else {
           try? await handles.clock.sleep(until: now + Self.startLook)
         }
       case .absent:
         deafSince = nil
+        endings = 0
         tell.yield(.absent(reason: reason))
         guard wanted.withLock({ $0.runs }) == true else {
           await change.wait(until: nil, handles.clock)
@@ -212,7 +221,7 @@ extension ProxyHandle {
   private func look() async -> Found {
     do throws(HttpError) {
       try await refresh(isNew: true)
-      process.findIdentity(listen: listen)
+      process.find(listen: listen)
       return .answers
     } catch {
       if Task.isCancelled { return .busy }
@@ -220,6 +229,22 @@ extension ProxyHandle {
       if let identity = process.identity { return .deaf(identity) }
       return .absent
     }
+  }
+
+  /// One attempt after the other, as long as something is there.
+  private func end(attempt: Int) async {
+    guard let identity = process.find(listen: listen) else {
+      tell.yield(.ending("nobody listens on \(process.socket), so which process it is cannot be told: end it by hand"))
+      try? await handles.clock.sleep(until: handles.clock.now + Self.pushAgain)
+      return
+    }
+    let pid = identity.process.pid
+    tell.yield(
+      .ending(
+        attempt == 1
+          ? "process \(pid) gets SIGTERM, and SIGKILL after \(Int(ProxyProcess.endSeconds)) s"
+          : "process \(pid) has not ended, not even by SIGKILL (attempt \(attempt))"))
+    _ = await process.end(identity)
   }
 
   /// Asks for the list in force and what is in flight on it, both of the same moment.
@@ -307,6 +332,7 @@ extension ProxyHandle {
   private func take(_ report: Report) {
     switch report {
     case .interval(let it):
+      process.writeAgain()
       if it.arrivals > 0 {
         // Its clock is the wall's; ours is not.
         let at = Double(it.timeMs) / 1000 - HostClock.wall + handles.clock.now
@@ -345,13 +371,15 @@ extension ProxyHandle {
   /// Settings first: a proxy that was found may have others than its service wants by now. One it does not take keeps
   /// no list of replicas from it.
   private func pushWhatIsWanted() async {
+    var endings = 0
     var settled: ProxyWish?
     var told: String?
     while !Task.isCancelled {
       let wanted = wanted.withLock { $0 }
       if wanted.runs == false {
-        if let identity = process.identity { await process.end(identity) }
-        return
+        endings += 1
+        await end(attempt: endings)
+        continue
       }
       var problem: String?
       if wanted.wish != settled {

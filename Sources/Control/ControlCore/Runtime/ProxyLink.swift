@@ -12,6 +12,8 @@ package enum ProxyNews: Sendable {
   case reporting(version: UInt64, inFlight: [Int: Int])
   /// Why it does not take what it is told, for people; nil: it does again.
   case refusal(String?)
+  /// What is done to end it, for people; told again each time that has not helped.
+  case ending(String)
   case arrivals(Arrivals)
   /// It was refused a connection, or failed repeatedly: whether the replica still serves should be asked now.
   case suspicion(replica: Int)
@@ -64,6 +66,7 @@ package protocol ProxyLinks: Sendable {
   func link(service: String, port: Int, wish: ProxyWish) -> any ProxyLink
   /// Why no proxy would take these files, for people; nil: it would.
   func refusal(of tls: ProxyWish.Tls) async -> String?
-  /// Ends the proxy of a service that no longer has a link, if one is left.
-  func end(service: String) async
+  /// Ends the proxy of a service that no longer has a link, if one is left. Why it is still there, for people; nil: it
+  /// is not.
+  func end(service: String) async -> String?
 }

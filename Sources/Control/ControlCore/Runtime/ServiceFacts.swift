@@ -25,6 +25,9 @@ struct ServiceFacts {
   var proxyAbsence: String?
   /// What the proxy that runs did not take.
   var proxyRefusal: String?
+  /// Since when it is to end, and what is done about that.
+  var proxyEndingSince: Double?
+  var proxyEnding: String?
   /// Since when the proxy has not served from the list it should.
   private(set) var behindSince: Double?
   /// Why the infra could not be asked.

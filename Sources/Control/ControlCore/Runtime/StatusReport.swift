@@ -73,12 +73,29 @@ enum StatusReport {
         let requests = "\(inFlight) request\(inFlight == 1 ? "" : "s") in flight"
         return "\(cause); finishes \(requests), for \(seconds(deadline - now)) at most"
       }
-      if record.stopNotBefore != nil { return "\(cause); stopping it failed, tried again (attempt \(record.stopAttempts))" }
-      return cause
-    case .failed, .failedInitialDelay, .failedProbing, .failedProvision, .failedCleanup, .preempted, .unknown:
-      return record.reason
+      return cause + (stopping(record, facts, now) ?? "")
+    case .preempted: return record.reason.map { $0 + (stopping(record, facts, now) ?? "") }
+    case .failed, .failedInitialDelay, .failedProbing, .failedProvision, .failedCleanup, .unknown: return record.reason
     }
   }
+
+  /// What is done to end it; one that goes as it should says no more than why.
+  private static func stopping(_ record: ReplicaRecord, _ facts: ServiceFacts?, _ now: Double) -> String? {
+    guard record.down == .running else { return nil }
+    let asked = record.downAt.map { "it was to go \(seconds(now - $0)) ago" } ?? "it was to go long ago"
+    if let notBefore = record.stopNotBefore {
+      var failure = "something of it was left"
+      if case .stopFailed(_, let reason)? = facts?.operations.facts[record.id] { failure = reason }
+      return "; stopping it failed: \(failure); tried again in \(seconds(notBefore - now)) "
+        + "(after attempt \(record.stopAttempts); \(asked))"
+    }
+    if record.stopAttempts > 1 { return "; is being stopped (attempt \(record.stopAttempts); \(asked))" }
+    guard let downAt = record.downAt, now - downAt >= slowStopSeconds else { return nil }
+    return "; is being stopped (\(asked))"
+  }
+
+  /// Seconds after which it is said how long a stop takes.
+  private static var slowStopSeconds: Double { 5 }
 
   // MARK: Why a service is not READY, or not as it should be
 
@@ -120,7 +137,14 @@ enum StatusReport {
           ? "no replica is there yet"
           : isAutoscaled
             ? "scaled to zero; the next request starts a replica" : "the service file asks for 0 replicas")
-    case .shuttingDown: parts.append("\(state.replicas.count) replica\(state.replicas.count == 1 ? "" : "s") to stop")
+    case .shuttingDown:
+      if state.replicas.isEmpty {
+        // All that is left.
+        let since = facts?.proxyEndingSince.map { " \(seconds(now - $0)) ago" } ?? ""
+        parts.append("the load balancer was to end\(since)\(facts?.proxyEnding.map { ": \($0)" } ?? "")")
+      } else {
+        parts.append("\(state.replicas.count) replica\(state.replicas.count == 1 ? "" : "s") to stop")
+      }
     case .failedCleanup:
       parts.append(
         "replica \(failed?.id ?? 0) could not be stopped: \(failed?.reason ?? "no reason is known"); see to it, then: "
