@@ -259,6 +259,24 @@ extension Serve {
       #expect(try home.replicas("web").map(\.replicaId) == [1])
     }
 
+    @Test(.enabled(if: Places.tool("prlimit") != nil)) func aJournalThatCannotBeWrittenIsSaid() throws {
+      let home = try ServeHome()
+      try home.up("web", home.yaml("readiness_probe: /health\nreplicas: 2"))
+      try home.awaitSettled("web", 2)
+      let pid = home.controller!.pid
+      // No file of its may grow: as good as a full disk.
+      #expect(try run("prlimit", ["--pid", "\(pid)", "--fsize=1:unlimited"]).exit == .code(0))
+      for process in home.replicaProcesses(1) { kill(process, SIGKILL) }
+      let said = "the controller cannot write its journal (cannot write \(home.home)/state/journal: File too large)"
+      try home.await("said") { try home.service("web").reason?.hasPrefix(said) == true }
+      #expect(try home.ask("GET", "/v1/health", as: HealthReply.self).problem == said)
+      #expect(try run("prlimit", ["--pid", "\(pid)", "--fsize=unlimited:unlimited"]).exit == .code(0))
+      try home.await("mended") { try home.replicas("web", .ready).map(\.replicaId) == [2, 3] }
+      try home.await("forgotten") {
+        try home.service("web").reason == nil && home.ask("GET", "/v1/health", as: HealthReply.self).problem == nil
+      }
+    }
+
     @Test func whatWasAcknowledgedIsThereAndWhatWasNotIsNotHalfThere() throws {
       let home = try ServeHome(config: "serve:\n  controller:\n    max_services: 20\n")
       let yaml = home.yaml("readiness_probe: /health\nreplicas: 0")

@@ -79,5 +79,7 @@ static inline int sky_catch_end_signals(void) {
   // A terminal that was closed, and a reader that has gone, are no reason to end.
   signal(SIGHUP, SIG_IGN);
   signal(SIGPIPE, SIG_IGN);
+  // A file that may not grow (ulimit -f) is an error to tell, as a full disk is.
+  signal(SIGXFSZ, SIG_IGN);
   return sky_end_signals[0];
 }

@@ -53,12 +53,15 @@ package struct HealthReply: Hashable, Codable, Sendable {
   package var pid: Int32
   package var startedAt: Double
   package var services: Int
+  /// What keeps it from doing its work, for people.
+  package var problem: String?
 
-  package init(version: String, pid: Int32, startedAt: Double, services: Int) {
+  package init(version: String, pid: Int32, startedAt: Double, services: Int, problem: String? = nil) {
     self.version = version
     self.pid = pid
     self.startedAt = startedAt
     self.services = services
+    self.problem = problem
   }
 }
 

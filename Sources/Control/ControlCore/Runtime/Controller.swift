@@ -168,8 +168,17 @@ extension Controller {
     guard let before = state.services[name], facts[name] != nil else { return }
     let observed = facts[name]!.observed(now: now, before, launchSlots: launchSlots(name))
     let plan = Reconciler.plan(before, observed)
-    do throws(StoreError) { try append(plan.mutations, durable: plan.isDurable) } catch {
-      note(.error, name, "cannot write what happens next, trying again: \(error)")
+    do throws(StoreError) {
+      try append(plan.mutations, durable: plan.isDurable)
+      if !plan.mutations.isEmpty, facts[name]!.journalProblem != nil {
+        facts[name]!.journalProblem = nil
+        note(name, "the journal can be written again")
+      }
+    } catch {
+      let problem = Self.journalProblem(error, parts.paths.state)
+      // Once, not with every try: a full disk is not to be filled by its own complaints.
+      if facts[name]!.journalProblem != problem { note(.error, name, "waits for what happens next: \(problem)") }
+      facts[name]!.journalProblem = problem
       wake(name, at: now + Self.storeRetrySeconds)
       return
     }
@@ -191,6 +200,14 @@ extension Controller {
     order(plan.probes, name)
     if let time = plan.wakeAt { wake(name, at: max(time, now + 0.001)) }
   }
+
+  static func journalProblem(_ error: StoreError, _ folder: String) -> String {
+    "the controller cannot write its journal (\(error))"
+      + (error.kind == .full ? ": free some space on the file system of \(folder)" : "")
+  }
+
+  /// Why nothing goes on, whichever service has met it; nil: it does.
+  var journalProblem: String? { facts.values.lazy.compactMap(\.journalProblem).min() }
 
   /// How many more launches a service may begin now. One is always its own: launches of another that hang must not keep
   /// it from serving.

@@ -241,7 +241,7 @@ extension Controller {
   package func health(startedAt: Double) -> HealthReply {
     HealthReply(
       version: ControlVersion.text, pid: ProcessInfo.processInfo.processIdentifier, startedAt: startedAt,
-      services: state.services.count)
+      services: state.services.count, problem: journalProblem)
   }
 
   /// Waits until every proxy serves from the list it should, as far as that is a matter of moments.
@@ -267,11 +267,12 @@ extension Controller {
     let chosen = names.isEmpty ? all : all.filter { name in names.contains { Glob.matches($0, name) } }
     let missing = names.filter { pattern in !all.contains { Glob.matches(pattern, $0) } }
     let similar = missing.compactMap { name in closestMatch(name, among: all).map { (name, $0) } }
+    let journalProblem = journalProblem
     return StatusReply(
       services: chosen.map { name in
         StatusReport.of(
           state.services[name]!, facts[name], endpoint: endpoint(state.services[name]!),
-          launchesMax: parts.limits.launchesMax, now: now)
+          launchesMax: parts.limits.launchesMax, journalProblem: journalProblem, now: now)
       },
       missing: missing, similar: Dictionary(similar) { first, _ in first })
   }

@@ -32,6 +32,8 @@ struct ServiceFacts {
   private(set) var behindSince: Double?
   /// Why the infra could not be asked.
   var infraProblem: String?
+  /// Why what happens next could not be written down, and so does not happen.
+  var journalProblem: String?
   private(set) var arrivals: [Arrivals] = []
 
   init(link: any ProxyLink) { self.link = link }

@@ -4,7 +4,8 @@ import ProxyWire
 
 enum StatusReport {
   static func of(
-    _ state: ServiceState, _ facts: ServiceFacts?, endpoint: String, launchesMax: Int, now: Double
+    _ state: ServiceState, _ facts: ServiceFacts?, endpoint: String, launchesMax: Int, journalProblem: String? = nil,
+    now: Double
   ) -> ServiceStatusReport {
     let spec = state.latest?.service ?? state.scaler.spec
     let pending = facts?.arrivals.reduce(0) { $0 + $1.count } ?? 0
@@ -37,7 +38,8 @@ enum StatusReport {
     report.endpoint = endpoint
     // Ready replicas serve nobody behind an endpoint that cannot be opened.
     if report.status == .ready, facts?.proxyAbsence != nil { report.status = .failed }
-    report.reason = reason(state, report, facts, now)
+    let reasons = [journalProblem, reason(state, report, facts, now)].compactMap { $0 }
+    report.reason = reasons.isEmpty ? nil : reasons.joined(separator: "; ")
     return report
   }
 

@@ -17,7 +17,8 @@
 import Foundation
 
 package struct StoreError: Error, Sendable, Hashable, CustomStringConvertible {
-  package enum Kind: Sendable, Hashable { case busy, newer, damaged, io }
+  /// `full`: no space is left where it is written.
+  package enum Kind: Sendable, Hashable { case busy, newer, damaged, io, full }
 
   package var kind: Kind
   package var description: String
@@ -47,7 +48,7 @@ package final class Store {
   package let lockMark: FileMark
   private var journal: StoreFile
   private var journalBytes: Int
-  /// A write failed and its remains could not be taken back: nothing after it would be read.
+  /// A write failed and its remains could not be taken back yet: nothing after them would be read.
   private var isBroken = false
 
   private struct Head: Codable {
@@ -99,7 +100,10 @@ package final class Store {
   /// soon anyhow). All of it or nothing.
   package func append(_ mutations: [Mutation], durable: Bool = true) throws(StoreError) {
     if mutations.isEmpty { return }
-    if isBroken { throw StoreError(.io, "\(folder)/journal could not be written before. Free some space and restart.") }
+    if isBroken {
+      try journal.truncate(to: journalBytes)
+      isBroken = false
+    }
     try write(Self.line(Line(sequence: sequence + 1, mutations: mutations)), durable: durable)
     sequence += 1
     for mutation in mutations { state.apply(mutation) }

@@ -110,7 +110,8 @@ final class StoreFile {
   }
 
   private static func failure(_ verb: String, _ path: String) -> StoreError {
-    let reason = String(cString: strerror(errno))
-    return StoreError(.io, "cannot \(verb) \(path): \(reason)")
+    let code = errno
+    let reason = String(cString: strerror(code))
+    return StoreError([ENOSPC, EDQUOT].contains(code) ? .full : .io, "cannot \(verb) \(path): \(reason)")
   }
 }

@@ -23,6 +23,7 @@ enum SkyStatus {
         .map([
           .init("name", .string(controllerName)), .init("status", .string("UP")), .init("pid", .int(Int($0.pid))),
           .init("launched_at", .time($0.startedAt)), .init("version", .string($0.version)),
+          .init("reason", .text($0.problem)),
         ])
       }
       terminal.print(
@@ -43,6 +44,7 @@ enum SkyStatus {
           Cell(Durations.ago(health.startedAt, now: session.now())),
         ]
       ]
+      if let problem = health.problem { table.notes = ("REASON", [problem]) }
       terminal.print(table.render(on: terminal), terminator: "")
     } else {
       terminal.print("No existing clusters.")
@@ -200,7 +202,7 @@ enum ApiCommands {
         PlainValue.map([
           .init("running", .bool(health != nil)), .init("pid", health.map { .int(Int($0.pid)) } ?? .null),
           .init("version", .text(health?.version)), .init("started_at", .time(health?.startedAt)),
-          .init("services", health.map { .int($0.services) } ?? .null),
+          .init("services", health.map { .int($0.services) } ?? .null), .init("problem", .text(health?.problem)),
           .init("socket", .string(session.paths.controllerSocket)), .init("log", .string(session.paths.controllerLog)),
         ]).pretty())
       return
@@ -219,6 +221,7 @@ enum ApiCommands {
         Socket:   \(session.paths.controllerSocket)
         Log:      \(session.paths.controllerLog)
       """)
+    if let problem = health.problem { terminal.note(problem) }
   }
 
   static let start = Command("start", "Start the controller, if it does not run.") { _, session in
