@@ -66,7 +66,7 @@ package enum ControllerProgram {
     umask(0o077)
     let signals = try EndSignals()
     let paths = Paths(environment: environment)
-    try PrivateFile.makeFolder(paths.home)
+    try paths.makeHome()
     let store = try Store(folder: paths.state)
     let log = try Log(path: paths.controllerLog)
     let clock = HostClock(notBefore: store.state.newestTime)
@@ -96,7 +96,7 @@ package enum ControllerProgram {
     let reason = await withTaskGroup(of: String?.self) { group in
       group.addTask { await signals.next() }
       if let seconds = config.autostopSeconds.map({ max($0, leastIdleSeconds) }) {
-        group.addTask { await controller.retires(after: seconds) ? "there was no service for \(Int(seconds)) s" : nil }
+        group.addTask { await controller.retires(after: seconds) ? "there was no service for \(Int(clamping: seconds)) s" : nil }
       }
       let reason = await group.next() ?? nil
       group.cancelAll()

@@ -8,8 +8,10 @@ enum Validate {
     "validate", "Check a service YAML without launching anything.",
     text: [
       "Prints the service spec, or `FILE:LINE:COLUMN: what is wrong`. `-` reads the standard input.",
-      "Exit code 0: `sky serve up` would take the file; 1: it would not. JSON has the section as it will be used, "
-        + "values of probe headers included.",
+      "Exit code 0: `sky serve up` would take the file, here or on a machine with the GPUs, CPUs and memory that it asks "
+        + "for: what this one lacks is told and is no mistake. 1: it would not.",
+      "JSON has the section as it will be used, values of probe headers included; `parse` and `validate` are what is to be "
+        + "said of the file alone, `error` is why `sky serve up` would refuse it.",
       "Examples:",
       "  sky serve validate service.yaml\n  sky serve validate service.yaml -o json | jq .service",
     ],
@@ -37,17 +39,44 @@ enum Validate {
     // service, and yet a file that can be read.
     let refusal = Self.problem { () throws(SpecError) in try file.task.checkService() }
     let advice = file.task.service?.pool == nil ? Self.problem(file.check) : nil
-    let problem = advice ?? refusal.map(file.placed)
     let answer = (refusal ?? advice).map(verdict) ?? "ok"
+    var notes = file.warnings.map(\.description)
+    let stop = await Self.stop(file, call, session, &notes)
 
-    if isJson { terminal.print(json(file, answer, problem).pretty()) }
-    if let problem { throw Stop.file(problem.description) }
+    if isJson { terminal.print(json(file, answer, stop?.error).pretty()) }
+    if let stop { throw stop.stop }
     if !isJson { terminal.print(file.task.hidingSecrets(file.task.service?.echo ?? ""), terminator: "") }
-    for missing in file.resolved(session).missing { terminal.note("\(missing.description)") }
-    for secret in file.task.missingSecrets {
-      terminal.note(
-        "\(name):\(file.mark(["secrets", secret])): '\(secret)' must be given with --secret at `sky serve up`.")
+    for note in notes { terminal.note(note) }
+  }
+
+  /// Why `sky serve up` would stop, in its words and its order.
+  private static func stop(
+    _ file: ServiceFile, _ call: Call, _ session: Session, _ notes: inout [String]
+  ) async -> (error: SpecError, stop: Stop)? {
+    do throws(SpecError) {
+      try file.check()
+      try file.checkSecrets()
+    } catch {
+      return (error, .file(error.description))
     }
+    let (task, missing) = file.resolved(session)
+    if let first = missing.first { return (first, .file(missing.map(\.description).joined(separator: "\n"))) }
+    func failure(_ message: String, _ path: [String]) -> (error: SpecError, stop: Stop) {
+      let said = file.task.hidingSecrets(TaskOptions.naming(message, call))
+      return (SpecError(.value, name: file.name, mark: file.mark(path), said), .failure(said))
+    }
+    do {
+      _ = try session.machine().offers(for: task)
+    } catch let error as InfraError where error.kind == .tooLittle {
+      notes.append("`sky serve up` would not take it on this machine: \(TaskOptions.naming(error.description, call))")
+    } catch {
+      let message = "\(error)"
+      return failure(message, [message.hasPrefix("file_mounts") ? "file_mounts" : "resources"])
+    }
+    if let tls = task.service?.tls, let said = await StagedTls.refusal(of: tls, environment: session.environment) {
+      return failure(said, ["service", "tls"])
+    }
+    return nil
   }
 
   private static func problem(_ check: () throws(SpecError) -> Void) -> SpecError? {
@@ -72,8 +101,8 @@ enum Validate {
     var all: [PlainValue.Member] = [.init("file", .string(file.name)), .init("parse", .string("ok"))]
     if let name = task.name { all.append(.init("name", .string(name))) }
     if let service = task.service {
-      all.append(.init("service", service.canonical))
-      all.append(.init("service_repr", .string(service.echo)))
+      all.append(.init("service", service.canonical.mappingTexts(task.hidingSecrets)))
+      all.append(.init("service_repr", .string(task.hidingSecrets(service.echo))))
     }
     let resources = task.resources.canonical
     all += [
