@@ -30,6 +30,9 @@ private struct Scene {
   func status(_ id: Int) -> ReplicaStatus? { state.replicas[id]?.status }
   var statuses: [String] { state.replicas.keys.sorted().map { "\($0):\(state.replicas[$0]!.status.rawValue)" } }
 
+  /// Of the service, as its status says it.
+  var reason: String? { StatusReport.of(state, nil, endpoint: "", launchesMax: 4, now: seen.now).reason }
+
   mutating func plan(after seconds: Double = 0) {
     seen.now += seconds
     last = Reconciler.plan(state, seen)
@@ -257,6 +260,66 @@ private struct Scene {
       scene.plan(after: 600)
     }
     #expect(scene.state.replicas.count <= 11)
+  }
+
+  /// Ready for a moment and gone, again and again.
+  @Test func whatDoesNotStayReadySlowsDownToo() throws {
+    var scene = try Scene("replicas: 1")
+    var waits: [Double] = []
+    for id in 1...5 {
+      scene.up(id)
+      scene.probe(true, id, after: 1)
+      #expect(scene.status(id) == .ready)
+      scene.up(id, job: .failed(reason: "exit 4"))
+      scene.gone(id)
+      let failedAt = scene.seen.now
+      while scene.status(id + 1) == nil {
+        let wake = try #require(scene.last.wakeAt)
+        scene.plan(after: max(wake - scene.seen.now, 0.1))
+      }
+      waits.append(scene.seen.now - failedAt)
+    }
+    #expect(waits[0] == 0 && waits[1] >= 10 && waits[2] >= 20 && waits[3] >= 40 && waits[3] < 61, "\(waits)")
+    // One that stays makes good for the others.
+    scene.up(6)
+    scene.probe(true, 6, after: 1)
+    scene.probe(true, 6, after: 50)
+    #expect(scene.state.service.failuresInARow == 5)
+    scene.probe(true, 6, after: 10)
+    #expect(scene.state.service.failuresInARow == 0)
+  }
+
+  /// What has failed before is not what there is to say while its mended successor is on its way.
+  @Test func failuresOfEarlierVersionsAreHistory() throws {
+    var scene = try Scene("replicas: 1", command: "bad")
+    scene.up(1, job: .failed(reason: "exit 127"))
+    scene.gone(1)
+    #expect(scene.state.status == .failed)
+    try scene.update("replicas: 1", command: "good")
+    #expect(scene.statuses == ["1:FAILED", "2:PROVISIONING"] && scene.state.status == .replicaInit)
+    #expect(scene.reason == "replica 2 PROVISIONING: is being launched")
+    scene.up(2)
+    scene.probe(true, 2)
+    #expect(scene.statuses == ["1:FAILED", "2:READY"] && scene.state.status == .ready)
+    // Its own failure counts, and what replaces it is named first.
+    scene.up(2, job: .failed(reason: "exit 9"))
+    scene.gone(2)
+    #expect(scene.statuses == ["1:FAILED", "2:FAILED", "3:PROVISIONING"] && scene.state.status == .failed)
+    #expect(scene.reason == "replica 3 PROVISIONING: is being launched; replica 2 FAILED: exit 9")
+    scene.up(3)
+    scene.probe(true, 3)
+    try scene.update("replicas: 1", command: "better")
+    scene.up(4)
+    scene.probe(true, 4)
+    scene.plan(after: 200)
+    scene.gone(3)
+    #expect(scene.statuses == ["2:FAILED", "4:READY"])
+  }
+
+  @Test func noneIsWhatWasAskedFor() throws {
+    let scene = try Scene("replicas: 0")
+    #expect(scene.state.status == .noReplica)
+    #expect(scene.reason == "the service file asks for 0 replicas")
   }
 
   @Test func aDrainIsAcknowledged() throws {

@@ -120,6 +120,17 @@ import Testing
     #expect(all.output.contains("web           12  ") && !all.output.contains("..."))
   }
 
+  @Test func whatLivesIsShownBeforeWhatHasFailed() async {
+    let many = (1...12).map { Sample.replica($0, 1, .failed) } + [Sample.replica(13, 2, .ready)]
+    let controller = PlayedController([
+      Sample.service("aaa", .ready, replicas: many), Sample.service("bbb", .ready, replicas: [Sample.replica(1, 1, .ready)]),
+    ])
+    let shown = await play("serve", "status", controller: controller).output
+    let rows = shown.split(separator: "\n").drop { !$0.hasPrefix("SERVICE_NAME") }.dropFirst().dropLast()
+    let ids = rows.map { $0.split(separator: " ").prefix(2).joined(separator: " ") }
+    #expect(ids == (5...12).map { "aaa \($0)" } + ["aaa 13", "bbb 1"], "\(shown)")
+  }
+
   @Test func countsLeaveFailedOnesOut() async {
     let replicas = [
       Sample.replica(1, 1, .ready), Sample.replica(2, 1, .failedProbing), Sample.replica(3, 1, .shuttingDown),

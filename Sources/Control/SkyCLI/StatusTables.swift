@@ -17,12 +17,34 @@ package enum StatusTables {
     if services.isEmpty { return out + "No existing services." }
     out += serviceTable(services, verbose: verbose, now: now, on: terminal)
     out += "\n" + terminal.paint("Service Replicas", .heading) + "\n"
-    let replicas = services.flatMap { service in service.replicaInfo.map { (service.name, $0) } }
-    if replicas.isEmpty { return out + "No existing replicas." }
-    let shown = verbose ? replicas : Array(replicas.prefix(replicasMax))
+    let count = services.reduce(0) { $0 + $1.replicaInfo.count }
+    if count == 0 { return out + "No existing replicas." }
+    let shown = shown(services, atMost: verbose ? count : replicasMax)
     out += replicaTable(shown, verbose: verbose, now: now, on: terminal)
-    if shown.count < replicas.count { out += "... (use -v to show all replicas)" } else { out.removeLast() }
+    if shown.count < count { out += "... (use -v to show all replicas)" } else { out.removeLast() }
     return out
+  }
+
+  /// Where not all have room: those that live before those that have failed, the newest of these first, and of each
+  /// service one by turns. In the order of services and ids.
+  private static func shown(
+    _ services: [ServiceStatusReport], atMost most: Int
+  ) -> [(service: String, report: ReplicaStatusReport)] {
+    let live = services.map { $0.replicaInfo.filter { !$0.status.isFailed } }
+    let failed = services.map { Array($0.replicaInfo.filter(\.status.isFailed).reversed()) }
+    var chosen = services.map { _ in Set<Int>() }
+    var left = most
+    for queues in [live, failed] {
+      for turn in 0..<(queues.map(\.count).max() ?? 0) {
+        for (service, queue) in queues.enumerated() where turn < queue.count && left > 0 {
+          chosen[service].insert(queue[turn].replicaId)
+          left -= 1
+        }
+      }
+    }
+    return zip(services, chosen).flatMap { service, ids in
+      service.replicaInfo.filter { ids.contains($0.replicaId) }.map { (service.name, $0) }
+    }
   }
 
   package static func serviceTable(

@@ -184,15 +184,22 @@ extension Reconciler.Pass {
     guard let probe = observed.probes[id], record.launch == .succeeded, record.down == nil,
       probe.at > record.lastProbeAt ?? -.infinity
     else { return }
+    let probedBefore = record.lastProbeAt ?? -.infinity
     record.lastProbeAt = probe.at
     if probe.ok {
       record.readyNow = true
       record.failingSince = nil
       if record.firstReadyAt == nil {
         record.firstReadyAt = probe.at
-        // It works: what failed before does not count any more.
-        state.service.failuresInARow = 0
+        // The others may try at once.
         state.service.launchNotBefore = nil
+      }
+      // It works: what failed before does not count any more. Not before, or one that always ends soon after it was
+      // ready would be launched every few seconds.
+      if let steadyAt = record.firstReadyAt.map({ $0 + Reconciler.Limits.steadySeconds }), probe.at >= steadyAt,
+        probedBefore < steadyAt
+      {
+        state.service.failuresInARow = 0
       }
       if state.service.firstReadyAt == nil { state.service.firstReadyAt = probe.at }
       state.versions[record.version]?.wasReady = true
@@ -446,6 +453,11 @@ extension Reconciler.Pass {
       }
     }
     for id in failed.dropLast(Reconciler.Limits.failedKept) { state.replicas[id] = nil }
+    // What failed of versions before the last but one is history once the newest works.
+    let latest = state.service.latestVersion
+    if state.versions[latest]?.wasReady == true {
+      for id in failed where (state.replicas[id]?.version ?? latest) < latest - 1 { state.replicas[id] = nil }
+    }
     // Versions stay while something of them runs, and the newest one that worked, to go back to.
     var used = Set(state.replicas.values.map(\.version))
     used.insert(state.service.latestVersion)

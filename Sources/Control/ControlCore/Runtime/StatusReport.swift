@@ -107,12 +107,20 @@ enum StatusReport {
       let next = report.replicaInfo.first { !$0.status.isTerminal } ?? report.replicaInfo.first
       if let next { parts.append("replica \(next.replicaId) \(next.status.rawValue): \(next.reason ?? "on its way")") }
     case .failed:
+      // What is on its way first: that is what there is to wait for.
+      if let next = report.replicaInfo.last(where: { !$0.status.isTerminal }) {
+        parts.append("replica \(next.replicaId) \(next.status.rawValue): \(next.reason ?? "on its way")")
+      }
       if !isFrozen, let failed {
         parts.append("replica \(failed.id) \(failed.status.rawValue): \(failed.reason ?? "no reason is known")")
       }
     case .noReplica:
+      let isAutoscaled = state.scaler.spec.policy.targetQps != nil
       parts.append(
-        state.scaler.finalTarget == 0 ? "scaled to zero; the next request starts a replica" : "no replica is there yet")
+        state.scaler.finalTarget > 0
+          ? "no replica is there yet"
+          : isAutoscaled
+            ? "scaled to zero; the next request starts a replica" : "the service file asks for 0 replicas")
     case .shuttingDown: parts.append("\(state.replicas.count) replica\(state.replicas.count == 1 ? "" : "s") to stop")
     case .failedCleanup:
       parts.append(

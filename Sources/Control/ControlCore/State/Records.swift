@@ -225,7 +225,9 @@ package struct ServiceState: Hashable, Codable, Sendable {
       return replicas.values.contains { $0.status == .failedCleanup } ? .failedCleanup : .shuttingDown
     }
     if service.plannedAt == nil { return .controllerInit }
-    return ServiceStatus.of(replicas.values.lazy.map(\.status))
+    // What failed of earlier versions says nothing of the newest, while there is something of that to look at.
+    let newest = replicas.values.contains { $0.version == service.latestVersion } ? service.latestVersion : 0
+    return ServiceStatus.of(replicas.values.lazy.filter { !$0.status.isFailed || $0.version >= newest }.map(\.status))
   }
 
   fileprivate var newestTime: Double {
