@@ -40,7 +40,8 @@ endpoint=$("$sky" serve status $name --endpoint)
 for _ in 1 2; do
   echo
   echo "\$ curl $endpoint"
-  curl -sS "$endpoint"
+  # READY is known a moment before the load balancer is told.
+  curl -fsS --retry 10 "$endpoint"
 done
 echo
 echo "\$ sky serve status"

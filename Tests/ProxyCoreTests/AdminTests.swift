@@ -373,8 +373,8 @@ import Testing
     let released = monotonicNanoseconds()
     harness.board.release(&lease)
     #expect(try client.event() == .draining(id: "b", generation: 1, inFlight: 0))
-    // 20 ms are promised; a machine that is busy with other tests gets more.
-    #expect(monotonicNanoseconds() - released < 500_000_000)
+    // 20 ms are promised, and a busy machine gets more: far from the interval's hour.
+    #expect(monotonicNanoseconds() - released < 5_000_000_000)
 
     // One that came too late hears of the drain too.
     let late = try harness.client()

@@ -207,8 +207,8 @@ import Testing
         }), now: 0)
     let second = monotonicNanoseconds()
     // Unoptimised and beside other tests; a square of ten thousand would take minutes.
-    #expect(first - began < 3 * Self.second)
-    #expect(second - first < 3 * Self.second)
+    #expect(first - began < 30 * Self.second)
+    #expect(second - first < 30 * Self.second)
     print("10,000 replicas: first list \((first - began) / 1000) µs, the next \((second - first) / 1000) µs")
   }
 

@@ -100,7 +100,7 @@ import Testing
     let took = monotonicNanoseconds() - began
     print("metrics of 10,000 replicas: \(bytes.count) bytes in \(took / 1000) µs")
     // Optimised it takes a tenth of a second; this build is not, and other tests run beside it.
-    #expect(took < 10_000_000_000)
+    #expect(took < 30_000_000_000)
   }
 
   private static let replicas = #"""

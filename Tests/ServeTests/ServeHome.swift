@@ -52,7 +52,7 @@ final class ServeHome: @unchecked Sendable {
   func end() {
     controller?.end()
     // Some start others until they are gone.
-    _ = eventually(5) {
+    _ = eventually {
       for pid in processes { kill(pid, SIGKILL) }
       return processes.isEmpty
     }
@@ -235,13 +235,32 @@ extension ServeHome {
   }
 
   /// As many are ready as should be, all of the newest version, and no other is there or on its way.
-  func awaitSettled(_ name: String, _ count: Int, _ deadline: Double = patience) throws {
+  /// - Parameter reachable: the load balancer knows, too, which it is told a moment later.
+  func awaitSettled(_ name: String, _ count: Int, _ deadline: Double = patience, reachable: Bool = true) throws {
     try self.await("settled at \(count)", deadline) {
       let it = try service(name)
       let live = it.replicaInfo.filter { !$0.status.isTerminal || $0.status == .shuttingDown }
       return live.count == count && live.allSatisfy { $0.status == .ready && $0.version == it.version }
         && it.activeVersions == (count == 0 ? [] : [it.version])
     }
+    if count == 0 || !reachable { return }
+    try self.await("reachable", deadline) {
+      try self.reachable(name) == Set(replicas(name, .ready).map { String($0.replicaId) })
+    }
+  }
+
+  /// The replicas that the load balancer of a service sends requests to.
+  func reachable(_ name: String) throws -> Set<String> {
+    let wire = try Wire(to: .unix(home + "/services/\(name)/proxy.sock"))
+    defer { wire.close() }
+    try wire.send(requestText("GET", "/v1/replicas", host: "admin"))
+    let list = try wire.readResponse().json?["replicas"] as? [[String: Any]] ?? []
+    return Set(list.filter { $0["state"] as? String == "ready" }.compactMap { $0["id"] as? String })
+  }
+
+  /// What a replica has written.
+  func log(_ name: String, _ id: Int) throws -> String {
+    try raw("GET", "/v1/services/\(name)/logs?target=replica&replica=\(id)").text
   }
 }
 

@@ -103,7 +103,7 @@ extension Serve {
       try home.up("web", home.yaml("readiness_probe: /health\nreplicas: 1"))
       try home.awaitSettled("web", 1)
       let wire = try Wire(to: try home.address("web"))
-      try wire.send(requestText("GET", "/slow?2"))
+      try wire.send(requestText("GET", "/slow?6"))
       try home.await("under way") { try home.replicas("web").first?.inFlight == 1 }
       try home.down("web")
       try home.await("draining") {

@@ -141,7 +141,7 @@ package final class ProxyProcess: Sendable {
   package func problemsWhenQuiet() -> String? {
     if !child.isRunning { return "sky-proxy has died: \(log)" }
     var last = ""
-    let isQuiet = eventually(5) {
+    let isQuiet = eventually {
       let names = ["skyproxy_exchanges_open", "skyproxy_queue_waiting", "skyproxy_exchange_drift"]
       let values = try names.map(metric)
       let inFlight = try inFlight()

@@ -275,13 +275,14 @@ package final class Server {
       if deadline == .max {
         if !isSignalled && !drainWish.isThere.load(ordering: .acquiring) { continue }
         let timeout = settings.drainTimeoutNs
-        say("draining timeout_s=\(timeout / 1_000_000_000)")
         // `now` is from before the wait for this signal.
         deadline = monotonicNanoseconds() + timeout
         board.shared.pointee.draining.store(1, ordering: .relaxed)
         for thread in threads { thread.command(1) }
         tls.drain()
         stopListening()
+        // Last: whoever reads it finds that nobody listens any more.
+        say("draining timeout_s=\(timeout / 1_000_000_000)")
       }
       if threads.allSatisfy({ $0.isFinished }) {
         tls.letGoArrivals()

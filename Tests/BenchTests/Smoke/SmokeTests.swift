@@ -28,7 +28,7 @@ private final class Tool {
     let file = FileManager.default.temporaryDirectory.appendingPathComponent("load-\(UUID().uuidString).json")
     defer { try? FileManager.default.removeItem(at: file) }
     var arguments = [
-      "--target", "127.0.0.1:\(port)", "--rounds", "1", "--seconds", "0.2", "--warmup", "0.05", "--quiet",
+      "--target", "127.0.0.1:\(port)", "--rounds", "1", "--seconds", "0.5", "--warmup", "0.05", "--quiet",
     ]
     arguments += flags.split(separator: " ").map(String.init) + ["--json", file.path]
     let outcome = try run("sky-load", arguments)
