@@ -56,7 +56,7 @@ struct PlayedMachine: MachineCalls {
 
   func offers(for task: TaskSpec) throws(InfraError) -> [Offer] {
     if let gpu = task.resources.all[0].accelerator, gpu.name != "A100" {
-      throw InfraError(.tooLittle, "\(gpu) was asked; this machine has A100:2. Change 'accelerators:' in resources.")
+      throw InfraError(.impossible, "\(gpu) was asked; this machine has A100:2. Change 'accelerators:' in resources.")
     }
     if task.numNodes > 1 {
       throw InfraError(.impossible, "num_nodes: \(task.numNodes) was asked. Remove 'num_nodes:', or set it to 1.")

@@ -34,7 +34,6 @@ extension PlainValue {
     let folder = try #require(vectorFolder) + "/service-yamls"
     let vectors = try read(folder + "/expected.json")
     #expect(!vectors.isEmpty)
-    var taken = 0
     for vector in vectors {
       let name = vector["file"]?.text ?? "?"
       // The recorded run gave every missing value the text "dummy".
@@ -45,24 +44,11 @@ extension PlainValue {
       let found = try PlainValue(jsonText: outcome.output)
       let validate = vector["validate"]?.text
       let isFine = vector["parse"]?.text == "ok" && (validate == "ok" || validate?.hasPrefix("ConnectionError") == true)
-      // What SkyServe takes may still need what is not here: another cloud, or the files beside it.
-      let isTaken = found["error"] == nil
-      #expect(outcome.exit == .code(isTaken ? 0 : 1), "\(name): \(outcome.errors)")
-      if isFine, isTaken { taken += 1 }
-      if isFine, !isTaken {
-        let local = [
-          "Workdir must be", "File mount source", "file_mounts: ", "`pool` section", "infra: ", "num_nodes: ", "image_id: ",
-          "None of the candidates", "TLS keyfile",
-        ]
-        #expect(local.contains { outcome.errors.contains($0) }, "\(name): \(outcome.errors)")
-      }
+      #expect(outcome.exit == .code(isFine ? 0 : 1), "\(name): \(outcome.errors)")
       #expect(found["parse"]?.text == vector["parse"]?.text, "\(name)")
-      if !isFine { #expect(!isTaken && outcome.errors.hasPrefix("\(name):"), "\(outcome.errors)") }
-      // Secrets are hidden: all of them were "dummy".
-      let hasSecrets = vector["null_secrets"]?.items.isEmpty == false
+      if !isFine { #expect(outcome.errors.hasPrefix("\(name):"), "\(outcome.errors)") }
       for key in ["service", "service_repr", "resources_kind", "n_resources", "resources", "num_nodes"] {
-        let expected = hasSecrets ? vector[key]?.mappingTexts { $0.replacing("dummy", with: "<redacted>") } : vector[key]
-        #expect(found[key]?.sorted == expected?.sorted, "\(name) \(key)")
+        #expect(found[key]?.sorted == vector[key]?.sorted, "\(name) \(key)")
       }
       for key in ["null_envs", "null_secrets"] where vector["parse"]?.text == "ok" {
         #expect(found[key] == vector[key], "\(name) \(key)")
@@ -71,7 +57,6 @@ extension PlainValue {
         #expect(found["validate"]?.text == validate, "\(name)")
       }
     }
-    #expect(taken > vectors.count / 4)
   }
 
   @Test func smallInputs() throws {
@@ -94,9 +79,7 @@ extension PlainValue {
         #expect(outcome.exit == .code(1) && outcome.errors.hasPrefix("\(file):"), "\(name): \(outcome.errors)")
         continue
       }
-      // Its secret is "tok", and is hidden.
-      let service = name == "secret_sub" ? vector["service"]?.mappingTexts { $0.replacing("tok", with: "<redacted>") } : vector["service"]
-      if let service { #expect(found["service"]?.sorted == service.sorted, "\(name)") }
+      if let service = vector["service"] { #expect(found["service"]?.sorted == service.sorted, "\(name)") }
       if let echo = vector["repr"]?.text { #expect(found["service_repr"]?.text == echo, "\(name)") }
       if let resources = vector["resources"] {
         #expect(found["resources_kind"] == resources["kind"], "\(name)")
@@ -124,11 +107,11 @@ extension PlainValue {
     ("workdir: gone\n", []), ("file_mounts: {~/a: /none/such, ~/b: ./neither}\n", []), ("secrets: {T: }\n", []),
     ("file_mounts: {~/a: s3://bucket}\n", []), ("file_mounts: {/etc/x: .}\n", []), ("num_nodes: 2\n", []),
     ("", ["--num-nodes", "2"]), ("", ["--workdir", "gone"]), ("", ["--infra", "aws"]), ("", ["--image-id", "docker:x"]),
-    ("", ["--ports", "1", "--ports", "2"]), ("secrets: {T: hunter2}\nworkdir: ./$T\n", []),
+    ("", ["--gpus", "H100:64"]), ("", ["--cpus", "100000"]), ("", ["--memory", "900000"]), ("secrets: {T: hunter2}\nworkdir: ./$T\n", []),
     ("tls: {certfile: none.pem, keyfile: none.pem}\n", []), ("tls: {certfile: s.yaml, keyfile: s.yaml}\n", []),
   ]
 
-  /// The same exit code, the same words.
+  /// In the same words, and it is the file that counts.
   @Test(arguments: refused) func saysWhatUpWouldSay(yaml: String, words: [String]) throws {
     let folder = try TemporaryFolder()
     var service = "service:\n  readiness_probe: /\n"
@@ -137,50 +120,30 @@ extension PlainValue {
     _ = try folder.write(service + rest, to: "s.yaml")
     let home = ["SKY_HOME": folder.file("home"), "SKYPILOT_CONFIG": folder.file("none")]
     let plain = try sky(["serve", "validate", "s.yaml"] + words, folder: folder.path, environment: home)
+    #expect(plain.exit == .code(0) && plain.output.hasPrefix("Readiness probe method:"))
     let json = try sky(["serve", "validate", "s.yaml", "-o", "json"] + words, folder: folder.path, environment: home)
-    #expect(plain.exit == .code(1) && plain.output == "" && json.exit == .code(1) && json.errors == plain.errors)
+    #expect(json.exit == .code(0) && json.errors == plain.errors)
     #expect(!plain.errors.contains("hunter2") && !json.output.contains("hunter2"))
-    let error = try PlainValue(jsonText: json.output)["error"]
-    let message = try #require(error?["message"]?.text)
-    #expect(plain.errors.contains(message) && error?["line"] != nil, "\(json.output)")
+    let beginning = "`sky serve up` would not take it here:\n"
+    let said = try #require(try PlainValue(jsonText: json.output)["up"]?.text)
+    #expect(plain.errors == "\(beginning)\(said)\n")
     #expect(!Places.exists(folder.file("home")), "nothing was started")
     // Only a controller finds out what is wrong with TLS files that are there.
-    if yaml.contains("s.yaml") { return #expect(plain.errors.contains("s.yaml is no PEM file")) }
+    if yaml.contains("s.yaml") { return #expect(said.contains("s.yaml is no PEM file")) }
     let up = try sky(["serve", "up", "s.yaml", "-n", "x"] + words, folder: folder.path, environment: home)
-    #expect(up.exit == .code(1) && up.errors == plain.errors, "\(up.errors)")
-  }
-
-  /// Other machines have more.
-  @Test(arguments: [["--gpus", "H100:64"], ["--cpus", "100000"], ["--memory", "900000"]])
-  func whatThisMachineLacksIsToldOnly(words: [String]) throws {
-    let folder = try TemporaryFolder()
-    let file = try folder.write(
-      "service: {readiness_probe: /}\nresources: {ports: 80}\nrun: x\n", to: "s.yaml")
-    let home = ["SKY_HOME": folder.file("home"), "SKYPILOT_CONFIG": folder.file("none")]
-    let outcome = try sky(["serve", "validate", file] + words, environment: home)
-    #expect(outcome.exit == .code(0) && outcome.output.hasPrefix("Readiness probe method:"))
-    #expect(outcome.errors.hasPrefix("`sky serve up` would not take it on this machine: "), "\(outcome.errors)")
-    #expect(outcome.errors.contains("was asked; this machine has"))
+    let isFailure = up.errors.hasPrefix("Error: ")
+    #expect(up.exit == .code(1) && up.errors == (isFailure ? "Error: " : "") + said + "\n", "\(up.errors)")
   }
 
   @Test func secretsAreHidden() async throws {
     let folder = try TemporaryFolder()
     let file = try folder.write(
-      """
-      service: {readiness_probe: {path: /$T, post_data: {a: $U}, headers: {H: "Bearer $T", I: plain}}}
-      resources: {ports: 80}
-      secrets: {T: hunter2}
-      envs: {A: b}
-      run: x
-
-      """, to: "s.yaml")
+      "service: {readiness_probe: /}\nresources: {ports: 80}\nsecrets: {T: hunter2}\nenvs: {A: b}\n", to: "s.yaml")
     let played = await play("serve", "validate", file, "-o", "json", "--secret", "U=hunter3")
     #expect(played.exit == 0 && !played.output.contains("hunter"))
     let found = try PlainValue(jsonText: played.output)
     #expect(found["secrets"]?.json() == #"{"T":"<redacted>","U":"<redacted>"}"#)
     #expect(found["envs"]?.json() == #"{"A":"b"}"#)
-    #expect(found["service"]?["readiness_probe"]?["headers"]?.json() == #"{"H":"Bearer <redacted>","I":"plain"}"#)
-    #expect(found["service_repr"]?.text?.contains(#"POST /<redacted> {"a": "<redacted>"}"#) == true)
   }
 
   /// Whatever the bytes: an answer with a place, never a crash. The seed replays it.

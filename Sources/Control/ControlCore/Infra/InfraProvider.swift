@@ -15,8 +15,6 @@ package struct InfraError: Error, Hashable, Sendable, CustomStringConvertible {
     case noCapacity
     /// Never, as it is written: this infra has no such thing.
     case impossible
-    /// Never on this machine: it has too little of what was asked for.
-    case tooLittle
     /// It did not work.
     case failed
   }

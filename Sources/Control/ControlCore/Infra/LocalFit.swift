@@ -24,7 +24,7 @@ struct LocalFit {
     if !fitting.isEmpty { return fitting }
     if refusals.count == 1 { throw refusals[0] }
     throw InfraError(
-      refusals.contains { $0.kind == .tooLittle } ? .tooLittle : .impossible,
+      .impossible,
       "None of the candidates in resources can run on this machine:\n  "
         + refusals.map(\.description).joined(separator: "\n  "))
   }
@@ -49,11 +49,11 @@ struct LocalFit {
     }
     if let cpus = spec.cpus, let number = Double(Self.plain(cpus)), number > Double(machine.cpus) {
       return InfraError(
-        .tooLittle, "cpus: \(cpus) was asked; this machine has \(machine.cpus). Lower 'cpus:' in resources.")
+        .impossible, "cpus: \(cpus) was asked; this machine has \(machine.cpus). Lower 'cpus:' in resources.")
     }
     if let memory = spec.memory, let number = Double(Self.plain(memory)), number > machine.memory.rounded(.up) {
       return InfraError(
-        .tooLittle,
+        .impossible,
         "memory: \(memory) (GB) was asked; this machine has \(Self.shown(machine.memory.rounded())) GB. Lower "
           + "'memory:' in resources.")
     }
@@ -76,13 +76,13 @@ struct LocalFit {
     let cure = "declare GPUs under 'local: gpus:' in ~/.sky/config.yaml, then: sky api stop"
     if machine.gpus.isEmpty {
       return InfraError(
-        .tooLittle,
+        .impossible,
         "\(wanted) was asked; this machine has no GPU. Remove 'accelerators:' from resources, or \(cure)")
     }
     let there = machine.gpus.count { $0.name.lowercased() == wanted.name.lowercased() }
     if Double(there) >= wanted.count.value { return nil }
     return InfraError(
-      .tooLittle,
+      .impossible,
       "\(wanted) was asked; this machine has \(LocalGpuLedger.summary(of: machine.gpus)). Change 'accelerators:' in "
         + "resources, or \(cure)")
   }

@@ -8,10 +8,10 @@ enum Validate {
     "validate", "Check a service YAML without launching anything.",
     text: [
       "Prints the service spec, or `FILE:LINE:COLUMN: what is wrong`. `-` reads the standard input.",
-      "Exit code 0: `sky serve up` would take the file, here or on a machine with the GPUs, CPUs and memory that it asks "
-        + "for: what this one lacks is told and is no mistake. 1: it would not.",
-      "JSON has the section as it will be used, values of probe headers included; `parse` and `validate` are what is to be "
-        + "said of the file alone, `error` is why `sky serve up` would refuse it.",
+      "Exit code 0: the file is right. Why `sky serve up` would not take it here all the same (a folder that is missing, a "
+        + "secret to be given, more GPUs than there are) is told on standard error. 1: the file is not right.",
+      "JSON has the section as it will be used, values of probe headers included, and in `up` why `sky serve up` would "
+        + "refuse it here.",
       "Examples:",
       "  sky serve validate service.yaml\n  sky serve validate service.yaml -o json | jq .service",
     ],
@@ -39,44 +39,33 @@ enum Validate {
     // service, and yet a file that can be read.
     let refusal = Self.problem { () throws(SpecError) in try file.task.checkService() }
     let advice = file.task.service?.pool == nil ? Self.problem(file.check) : nil
+    let problem = advice ?? refusal.map(file.placed)
     let answer = (refusal ?? advice).map(verdict) ?? "ok"
-    var notes = file.warnings.map(\.description)
-    let stop = await Self.stop(file, call, session, &notes)
+    let stop = problem == nil ? await Self.stop(file, call, session) : nil
 
-    if isJson { terminal.print(json(file, answer, stop?.error).pretty()) }
-    if let stop { throw stop.stop }
+    if isJson { terminal.print(json(file, answer, problem, stop).pretty()) }
+    if let problem { throw Stop.file(problem.description) }
     if !isJson { terminal.print(file.task.hidingSecrets(file.task.service?.echo ?? ""), terminator: "") }
-    for note in notes { terminal.note(note) }
+    for warning in file.warnings { terminal.note(warning.description) }
+    if let stop { terminal.note("`sky serve up` would not take it here:\n\(stop)") }
   }
 
   /// Why `sky serve up` would stop, in its words and its order.
-  private static func stop(
-    _ file: ServiceFile, _ call: Call, _ session: Session, _ notes: inout [String]
-  ) async -> (error: SpecError, stop: Stop)? {
+  private static func stop(_ file: ServiceFile, _ call: Call, _ session: Session) async -> String? {
     do throws(SpecError) {
       try file.check()
       try file.checkSecrets()
     } catch {
-      return (error, .file(error.description))
+      return error.description
     }
     let (task, missing) = file.resolved(session)
-    if let first = missing.first { return (first, .file(missing.map(\.description).joined(separator: "\n"))) }
-    func failure(_ message: String, _ path: [String]) -> (error: SpecError, stop: Stop) {
-      let said = file.task.hidingSecrets(TaskOptions.naming(message, call))
-      return (SpecError(.value, name: file.name, mark: file.mark(path), said), .failure(said))
+    if !missing.isEmpty { return missing.map(\.description).joined(separator: "\n") }
+    var said: String?
+    do { _ = try session.machine().offers(for: task) } catch { said = TaskOptions.naming("\(error)", call) }
+    if said == nil, let tls = task.service?.tls {
+      said = await StagedTls.refusal(of: tls, environment: session.environment)
     }
-    do {
-      _ = try session.machine().offers(for: task)
-    } catch let error as InfraError where error.kind == .tooLittle {
-      notes.append("`sky serve up` would not take it on this machine: \(TaskOptions.naming(error.description, call))")
-    } catch {
-      let message = "\(error)"
-      return failure(message, [message.hasPrefix("file_mounts") ? "file_mounts" : "resources"])
-    }
-    if let tls = task.service?.tls, let said = await StagedTls.refusal(of: tls, environment: session.environment) {
-      return failure(said, ["service", "tls"])
-    }
-    return nil
+    return said.map(file.task.hidingSecrets)
   }
 
   private static func problem(_ check: () throws(SpecError) -> Void) -> SpecError? {
@@ -96,13 +85,15 @@ enum Validate {
       ]))
   }
 
-  private static func json(_ file: ServiceFile, _ answer: String, _ problem: SpecError?) -> PlainValue {
+  private static func json(
+    _ file: ServiceFile, _ answer: String, _ problem: SpecError?, _ stop: String?
+  ) -> PlainValue {
     let task = file.task
     var all: [PlainValue.Member] = [.init("file", .string(file.name)), .init("parse", .string("ok"))]
     if let name = task.name { all.append(.init("name", .string(name))) }
     if let service = task.service {
-      all.append(.init("service", service.canonical.mappingTexts(task.hidingSecrets)))
-      all.append(.init("service_repr", .string(task.hidingSecrets(service.echo))))
+      all.append(.init("service", service.canonical))
+      all.append(.init("service_repr", .string(service.echo)))
     }
     let resources = task.resources.canonical
     all += [
@@ -113,7 +104,7 @@ enum Validate {
       .init("secrets", task.namedSecrets),
       .init("null_envs", .list(file.namesWithoutValue("envs").map(PlainValue.string))),
       .init("null_secrets", .list(file.namesWithoutValue("secrets").map(PlainValue.string))),
-      .init("validate", .string(answer)),
+      .init("validate", .string(answer)), .init("up", stop.map(PlainValue.string) ?? .null),
     ]
     if let problem { all.append(place(problem)) }
     return .map(all)
