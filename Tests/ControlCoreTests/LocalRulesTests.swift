@@ -214,11 +214,11 @@ import Testing
     arguments: [
       (
         machine(), gpu("A100", 1),
-        "A100:1 was asked; this machine has no GPU. Remove 'accelerators:' from resources, or declare GPUs under 'local: gpus:' in ~/.sky/config.yaml."
+        "A100:1 was asked; this machine has no GPU. Remove 'accelerators:' from resources, or declare GPUs under 'local: gpus:' in ~/.sky/config.yaml, then: sky api stop"
       ),
       (
         machine("T4", "T4"), gpu("T4", 4),
-        "T4:4 was asked; this machine has T4:2. Change 'accelerators:' in resources, or declare GPUs under 'local: gpus:' in ~/.sky/config.yaml."
+        "T4:4 was asked; this machine has T4:2. Change 'accelerators:' in resources, or declare GPUs under 'local: gpus:' in ~/.sky/config.yaml, then: sky api stop"
       ),
       (machine(), spec { $0.cpus = "64+" }, "cpus: 64+ was asked; this machine has 4. Lower 'cpus:' in resources."),
       (

@@ -104,7 +104,7 @@ import Testing
     ),
     (
       "serve:\n  controller:\n    max_services: 0\n",
-      "config.yaml:3:19: Invalid serve config YAML: 0 is less than the minimum of 1. Check problematic field(s): $.controller.max_services"
+      "config.yaml:3:19: Invalid serve config YAML: 0 is less than the minimum of 1. Check problematic field(s): $.controller.max_services. Write a whole number from 1 to 1000000000."
     ),
     (
       "serve:\n  controller:\n    autostop: soon\n",
@@ -135,6 +135,8 @@ import Testing
     ),
     ("local: {cpus: 0}\n", "config.yaml:1:15: "), ("local: {cpus: many}\n", "config.yaml:1:15: "),
     ("local: {memory: lots}\n", "config.yaml:1:17: memory is 'lots', which is no size. Write GB: 16 or 16GB."),
+    ("local: {memory: .inf}\n", "config.yaml:1:17: "), ("local: {memory: 1.0e+30}\n", "config.yaml:1:17: "),
+    ("local: {cpus: 9223372036854775807}\n", "config.yaml:1:15: "),
     ("local: {memory: 0}\n", "config.yaml:1:17: memory is 0, which is no size. Write GB: 16 or 16GB."),
     (
       "local: {gpus: {A100: x}}\n",

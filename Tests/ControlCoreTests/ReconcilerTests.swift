@@ -182,6 +182,35 @@ private struct Scene {
     #expect(scene.state.replicas[1]!.reason == "not ready within 100 s: status 503, and run has ended with 0")
   }
 
+  /// Such as an earlier controller took: it must not end this one, least of all at every start.
+  @Test(arguments: [-1e30, 1e30]) func numbersBeyondAllBoundsAreLivedWith(_ number: Double) throws {
+    var scene = try Scene("replicas: 2")
+    scene.control.services["web"]!.versions[1]!.task.service!.probe.initialDelay = .fraction(number)
+    var spec = scene.state.scaler.spec
+    spec.probe.failureThreshold = .fraction(number)
+    scene.control.services["web"]!.scaler = Autoscaler(version: 1, spec: spec)
+    scene.up(1, 2)
+    scene.probe(true, 2)
+    for _ in 0..<2 { scene.probe(false, 1, 2) }
+    let report = StatusReport.of(scene.state, nil, endpoint: "", launchesMax: 1, now: scene.seen.now)
+    let reasons = report.replicaInfo.compactMap(\.reason)
+    if number < 0 {
+      #expect(scene.state.replicas[1]!.reason?.hasPrefix("not ready within -9223372036854775808 s: ") == true)
+      #expect(scene.state.replicas[2]!.reason?.hasPrefix("probes failed for 0 s: ") == true)
+    } else {
+      #expect(scene.status(1) == .starting && scene.status(2) == .notReady)
+      #expect(reasons.contains { $0.hasSuffix("of at most 9223372036854775807 s") }, "\(reasons)")
+    }
+  }
+
+  @Test func spareReplicasBeyondAllBoundsAreLivedWith() {
+    var spec = ServiceSpec()
+    (spec.policy.minReplicas, spec.policy.numOverprovision) = (2, .max)
+    #expect(Autoscaler(version: 1, spec: spec).finalTarget == 10_002)
+    spec.policy.minReplicas = .max
+    #expect(Autoscaler(version: 1, spec: spec).finalTarget == 20_000)
+  }
+
   @Test func aVanishedMachineIsReplaced() throws {
     var scene = try Scene.ready()
     scene.gone(1)

@@ -104,6 +104,33 @@ import Testing
     }
   }
 
+  @Test func aHomeThatCannotBeIsNamed() {
+    for home in ["/proc/x", "/dev/null", "/dev/null/x"] {
+      let failure = #expect(throws: PrivateFile.Failure.self) { try Paths(home: home, configFile: "/none").makeHome() }
+      let said = failure?.description ?? "-"
+      #expect(said.contains(home) && said.contains("SKY_HOME") && !said.contains(".."), "\(said)")
+    }
+  }
+
+  @Test func secondsAreShownAsPeopleSayThem() {
+    for (seconds, shown) in [
+      (1.999996112, "2"), (2, "2"), (14.987, "15"), (0.1, "0.1"), (0.2, "0.2"), (0.049_99, "0.05"), (1.25, "1.3"),
+      (1e30, "9223372036854775807"),
+    ] as [(Double, String)] {
+      #expect(Timeout(seconds).error.description == "timed out after \(shown) s")
+    }
+  }
+
+  /// As a journal may have them from earlier versions.
+  @Test(arguments: [-1e30, -1, 0, 1e30, .infinity]) func probesOutliveTimesBeyondAllBounds(_ seconds: Double) async throws {
+    var probe = ServiceSpec.Probe()
+    probe.timeout = .fraction(seconds)
+    // Nobody listens on port 1.
+    let outcome = await HttpProbe().probe(ProbeOrder(id: 1, address: "127.0.0.1:1", probe: probe, interval: 1))
+    #expect(!outcome.ok && outcome.detail.hasPrefix("no answer on 127.0.0.1:1: "), "\(outcome)")
+    if seconds > 0 { #expect(outcome.detail.hasSuffix("connection refused"), "\(outcome)") }
+  }
+
   // MARK: Logs
 
   private func folder(_ body: (String) async throws -> Void) async throws {

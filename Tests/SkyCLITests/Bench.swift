@@ -56,7 +56,10 @@ struct PlayedMachine: MachineCalls {
 
   func offers(for task: TaskSpec) throws(InfraError) -> [Offer] {
     if let gpu = task.resources.all[0].accelerator, gpu.name != "A100" {
-      throw InfraError(.impossible, "\(gpu) was asked; this machine has A100:2.")
+      throw InfraError(.impossible, "\(gpu) was asked; this machine has A100:2. Change 'accelerators:' in resources.")
+    }
+    if task.numNodes > 1 {
+      throw InfraError(.impossible, "num_nodes: \(task.numNodes) was asked. Remove 'num_nodes:', or set it to 1.")
     }
     return [
       Offer(
@@ -89,8 +92,13 @@ final class PlayedController: ControllerCalls, Sendable {
   let services: [ServiceStatusReport]
   let refusal: ApiError?
   let notes: [String]
+  /// How a log ends.
+  let logsEnd: HttpError?
 
-  init(_ services: [ServiceStatusReport] = [], refusal: ApiError? = nil, notes: [String] = []) {
+  init(
+    _ services: [ServiceStatusReport] = [], refusal: ApiError? = nil, notes: [String] = [], logsEnd: HttpError? = nil
+  ) {
+    self.logsEnd = logsEnd
     self.services = services
     self.refusal = refusal
     self.notes = notes
@@ -102,10 +110,12 @@ final class PlayedController: ControllerCalls, Sendable {
 
   func estimate(_ request: EstimateRequest) async throws(ApiError) -> EstimateReply {
     let machine = PlayedMachine()
-    guard let task = try? request.task.task(), let offers = try? machine.offers(for: task) else {
-      throw ApiError(.refused(400), "no")
+    guard let task = try? request.task.task() else { throw ApiError(.refused(400), "no") }
+    do throws(InfraError) {
+      return EstimateReply(offers: try machine.offers(for: task), notes: notes)
+    } catch {
+      throw ApiError(.refused(400), error.description)
     }
-    return EstimateReply(offers: offers, notes: notes)
   }
 
   func up(_ request: UpRequest) async throws(ApiError) -> UpReply {
@@ -165,7 +175,11 @@ final class PlayedController: ControllerCalls, Sendable {
     asked.with { $0.logs.append((target, follow, tail)) }
     if let refusal { throw refusal }
     let text = Shared(["log of \(target)", "\n"][...])
-    return AsyncThrowingStream { text.with { $0.popFirst() }.map { Array($0.utf8) } }
+    return AsyncThrowingStream { [logsEnd] in
+      if let piece = text.with({ $0.popFirst() }) { return Array(piece.utf8) }
+      if let logsEnd { throw logsEnd }
+      return nil
+    }
   }
 }
 

@@ -115,6 +115,7 @@ private let hello = """
         any_of: [{accelerators: A100:1}, {accelerators: L4:2, use_spot: true}]
         ports: 1
         cloud: aws
+      num_nodes: 3
       envs: {A: 1, B: }
       secrets: {S: , T: }
       run: x
@@ -124,7 +125,7 @@ private let hello = """
     let played = await play(
       words: [
         "serve", "up", path, "-y", "--gpus", "A100:8", "--ports", "8080", "--cpus", "4+", "--memory", "16", "--no-use-spot",
-        "--infra", "local", "--num-nodes", "2", "--disk-size", "1TB", "--disk-tier", "best", "--env", "A=2", "--env",
+        "--infra", "local", "--num-nodes", "1", "--disk-size", "1TB", "--disk-tier", "best", "--env", "A=2", "--env",
         "SHELLED", "--env-file", envFile, "--secret", "T=tee", "--instance-type", "big", "--image-id", "docker:x",
       ], controller: controller, environment: ["SHELLED": "yes"])
     #expect(played.exit == 0, "\(played.errors)")
@@ -133,7 +134,7 @@ private let hello = """
     let spec = task.resources.all[0]
     #expect(spec.accelerator?.description == "A100:8" && spec.cpus == "4+" && spec.memory == "16")
     #expect(spec.useSpot == false && spec.infra.cloud == "local" && spec.diskSize == 1024 && spec.diskTier == "best")
-    #expect(spec.ports?.map(\.description) == ["8080"] && spec.instanceType == "big" && task.numNodes == 2)
+    #expect(spec.ports?.map(\.description) == ["8080"] && spec.instanceType == "big" && task.numNodes == 1)
     let envs = Dictionary(uniqueKeysWithValues: task.envs.map { ($0.name, $0.value) })
     #expect(envs == ["A": "2", "B": "from-file", "C": "two words", "SHELLED": "yes"])
     let secrets = Dictionary(uniqueKeysWithValues: task.secrets.map { ($0.name, $0.value?.revealed) })
@@ -230,7 +231,55 @@ private let hello = """
     (["--git-url", "u", "--workdir", "."], "Cannot specify both --git-url and --workdir."),
     (["--git-ref", "main"], "--git-ref needs --git-url."), (["--config", "serve.x=1"], "Write it in ~/.sky/config.yaml."),
     (["--config", "/none"], "is neither KEY=VALUE nor a file"),
+    (["--secret", "my token"], "Invalid value for '--secret': it is not a variable's name"),
+    (["--env-file", ""], "Invalid value for '--env-file': The name of the file is empty."),
+    (["--env-file", "/proc/self"], "Invalid value for '--env-file': '/proc/self' is a folder."),
+    (["--env-file", "/proc/self/mem"], "Invalid value for '--env-file': '/proc/self/mem' cannot be read: Input/output error."),
+    (["--num-nodes", "0"], "Invalid value for '--num-nodes': num_nodes should be a positive int. Got: 0"),
+    (["--gpus", "A100:8:1"], "Invalid value for '--gpus': The \"accelerators\" field as a str should be"),
+    (["--cpus", "many"], "Invalid value for '--cpus': The \"cpus\" field should be either a number"),
+    (["--ports", "80", "--ports", "99999"], "Invalid value for '--ports': Invalid port 99999."),
   ]
+
+  /// What a file is not to blame for.
+  @Test func flagsAreNamed() async throws {
+    let (folder, path) = try file()
+    for controller in [nil, PlayedController()] {
+      let nodes = await play("serve", "up", path, "--num-nodes", "2", controller: controller)
+      #expect(nodes.exit == 1)
+      #expect(nodes.errors == "Error: --num-nodes 2 was asked. Remove --num-nodes, or set it to 1.\n")
+    }
+    let folderless = await play("serve", "up", path, "--workdir", "nosuch", folder: folder.path)
+    #expect(
+      folderless.errors
+        == "--workdir: Workdir must be a valid directory (or a symlink to a valid directory). nosuch not found.\n")
+    let ports = await play("serve", "up", path, "--ports", "1", "--ports", "2")
+    #expect(ports.errors.hasPrefix("--ports: Multiple ports specified in resources."), "\(ports.errors)")
+  }
+
+  /// In a file of secrets everything may be one.
+  @Test(arguments: ["sk-live-99999", "sk-live-99999=x", "A=\"sk-live-99999", "A='sk-live-99999' sk-live-99999"])
+  func secretFilesAreNotQuoted(text: String) async throws {
+    let (folder, path) = try file()
+    let secrets = try folder.write("# mine\n" + text, to: "tok")
+    for flag in ["--secret-file", "--env-file"] {
+      let played = await play("serve", "up", path, flag, secrets, controller: PlayedController())
+      #expect(played.exit == 1 && played.errors.hasPrefix("\(secrets):2: ") && !played.errors.contains("sk-live"))
+    }
+  }
+
+  @Test func aTaskWithoutACommandIsWarnedOf() async throws {
+    for run in ["", "run: ''\n", "run:\n"] {
+      let (folder, path) = try file(hello.replacing("run: python3 -m http.server 8080\n", with: run))
+      for verb in ["up", "validate"] {
+        let played = await play(words: ["serve", verb, path] + (verb == "up" ? ["-y"] : []), controller: PlayedController())
+        #expect(played.exit == 0)
+        #expect(
+          played.errors.contains("There is no command in 'run:'.") && played.errors.hasPrefix("\(path):"), "\(played.errors)")
+      }
+      withExtendedLifetime(folder) {}
+    }
+  }
 
   @Test(arguments: badOptions)
   func optionsThatAreRefused(words: [String], message: String) async throws {
@@ -258,6 +307,7 @@ private let hello = """
     #expect(nothing.exit == 2)
     #expect(nothing.errors.hasSuffix("Error: SERVICE_YAML must be a valid YAML file. There is no file '/none.yaml'.\n"))
     #expect(await play("serve", "up", "/tmp", "-y").errors.contains("'/tmp' is a folder."))
+    #expect(await play("serve", "up", "", "-y").errors.contains("The name of the file is empty."))
   }
 
   /// The machine answers for itself; nothing is started for a question.
@@ -267,7 +317,7 @@ private let hello = """
     #expect(no.exit == 1 && no.errors == "No spot here.\nAborted!\n")
     #expect(no.output.contains(" Local (this machine) ") && !no.output.contains("Launching controller"))
     let gpu = await play("serve", "up", path, "--gpus", "H100:8")
-    #expect(gpu.exit == 1 && gpu.errors == "Error: H100:8 was asked; this machine has A100:2.\n")
+    #expect(gpu.exit == 1 && gpu.errors == "Error: H100:8 was asked; this machine has A100:2. Change --gpus.\n")
     #expect(await play("gpus", "list").output.contains("1 of 2 free"))
     withExtendedLifetime(folder) {}
   }
@@ -519,6 +569,14 @@ private let hello = """
     #expect(web.asked.value.logs.last?.follow == false)
   }
 
+  @Test func aControllerThatEnds() async {
+    let dying = PlayedController(
+      [Sample.services[0]], logsEnd: HttpError(.closed, "the connection was closed amid the body"))
+    let played = await play("serve", "logs", "web", "1", controller: dying)
+    #expect(played.exit == 1 && played.output == "log of replica(1)\n")
+    #expect(played.errors == "Error: the controller has ended; run the command again\n")
+  }
+
   static let mistakes: [([String], String)] = [
     ([], "Specify a target to tail: --controller, --load-balancer, or a REPLICA_ID."),
     (
@@ -585,6 +643,8 @@ private let hello = """
     let lines = played.output.split(separator: "\n").map(String.init)
     #expect(lines.count == 4 && lines[0].hasPrefix("VERSION  CREATED      MODE     WAS_READY  ACTIVE  POLICY"))
     #expect(lines[1].hasPrefix("1        1 hr ago     -        yes        no      Fixed 1 replica"))
+    let json = await play("serve", "history", "web", "-o", "json", controller: web).output
+    #expect(json.contains("\"mode\": null") && json.contains("\"mode\": \"rolling\""), "\(json)")
     #expect(await play("serve", "history", "web", "--yaml", "2", controller: web).output == "version: 2\n")
     let none = await play("serve", "history", "web", "--yaml", "9", controller: web)
     #expect(none.exit == 1 && none.errors == "Error: Service 'web' has no version 9. There are: 1, 2, 3.\n")

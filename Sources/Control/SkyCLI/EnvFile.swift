@@ -11,10 +11,11 @@ enum EnvFile {
       if rest.isEmpty || rest.hasPrefix("#") { continue }
       if rest.hasPrefix("export ") { rest = trim(rest.dropFirst(7)) }
       func fail(_ message: String) -> Stop { .file("\(name):\(index + 1): \(message)") }
-      guard let equals = rest.firstIndex(of: "=") else { throw fail("expected KEY=VALUE, found '\(rest)'") }
+      // What stands in the file may be a secret: none of it is repeated.
+      guard let equals = rest.firstIndex(of: "=") else { throw fail("expected KEY=VALUE, found a line without '='") }
       let key = String(trim(rest[..<equals]))
       if !isVariableName(key) {
-        throw fail("'\(key)' is not a variable's name: letters, digits and '_', not starting with a digit")
+        throw fail("before '=' is no variable's name: letters, digits and '_', not starting with a digit")
       }
       result.append((key, try value(trim(rest[rest.index(after: equals)...]), fail)))
     }

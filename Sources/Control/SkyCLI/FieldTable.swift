@@ -27,37 +27,37 @@ package enum FieldTable {
     Field(
       "readiness_probe.initial_delay_seconds", "number", "\(Defaults.initialDelay)",
       "How long a replica that was never ready may fail its probes, counted from the first failed one."),
-    Field("readiness_probe.timeout_seconds", "number", "\(Defaults.probeTimeout)", "How long one probe may take."),
+    Field("readiness_probe.timeout_seconds", "0 or more", "\(Defaults.probeTimeout)", "How long one probe may take."),
     Field(
-      "readiness_probe.endpoint_probe_interval_seconds", "number", "\(Defaults.probeInterval)",
+      "readiness_probe.endpoint_probe_interval_seconds", "0 or more", "\(Defaults.probeInterval)",
       "From the end of a probe to the next."),
     Field(
-      "readiness_probe.consecutive_failure_threshold_timeout", "number", "\(Defaults.failureThreshold)",
+      "readiness_probe.consecutive_failure_threshold_timeout", "0 or more", "\(Defaults.failureThreshold)",
       "A replica that was ready once is replaced when its probes have failed for so many seconds."),
     Field(
       "readiness_probe.post_data", "mapping, or JSON as text", "",
       "Makes the probe a POST with this JSON as its body."),
     Field("readiness_probe.headers", "mapping of text", "", "Sent with every probe; their values are never shown."),
-    Field("replicas", "0 or more", "\(Defaults.minReplicas)", "A fixed number of replicas."),
+    Field("replicas", "0 to \(Bounds.replicas.upperBound)", "\(Defaults.minReplicas)", "A fixed number of replicas."),
     Field("replica_policy", "the fields below", "", "Autoscaling, instead of `replicas`."),
-    Field("replica_policy.min_replicas", "0 or more", "required", "0 lets an idle service have no replica at all."),
-    Field("replica_policy.max_replicas", "0 or more", "min_replicas", "Needed with `target_qps_per_replica`."),
-    Field("replica_policy.num_overprovision", "0 or more", "0", "Replicas beyond what the load asks for."),
+    Field("replica_policy.min_replicas", "0 to \(Bounds.replicas.upperBound)", "required", "0 lets an idle service have no replica at all."),
+    Field("replica_policy.max_replicas", "0 to \(Bounds.replicas.upperBound)", "min_replicas", "Needed with `target_qps_per_replica`."),
+    Field("replica_policy.num_overprovision", "0 to \(Bounds.replicas.upperBound)", "0", "Replicas beyond what the load asks for."),
     Field(
       "replica_policy.target_qps_per_replica", "above 0, or a mapping of accelerators", "",
       "Requests per second that one replica is good for; by kind of accelerator (`{A100: 5, \"H100:8\": 40}`) with "
         + "`instance_aware_least_load`."),
     Field(
-      "replica_policy.upscale_delay_seconds", "number", "\(Int(Defaults.upscaleDelay))",
+      "replica_policy.upscale_delay_seconds", "0 or more", "\(Int(Defaults.upscaleDelay))",
       "How long the load must call for more replicas before there are more."),
     Field(
-      "replica_policy.downscale_delay_seconds", "number", "\(Int(Defaults.downscaleDelay))",
+      "replica_policy.downscale_delay_seconds", "0 or more", "\(Int(Defaults.downscaleDelay))",
       "How long it must call for fewer."),
     Field(
       "replica_policy.dynamic_ondemand_fallback", "true or false", "false",
       "On-demand replicas fill in for spot replicas that are not ready."),
     Field(
-      "replica_policy.base_ondemand_fallback_replicas", "0 or more", "0", "So many replicas are always on demand."),
+      "replica_policy.base_ondemand_fallback_replicas", "0 to \(Bounds.replicas.upperBound)", "0", "So many replicas are always on demand."),
     Field("replica_policy.spot_placer", "`dynamic_fallback`", "", "Spreads spot replicas over places."),
     Field(
       "load_balancing_policy", "`\(LoadBalancingPolicy.names.joined(separator: "`, `"))`",
@@ -65,7 +65,7 @@ package enum FieldTable {
       "The fewest requests in flight, in turn, or the fewest for what each kind of accelerator can take."),
     Field("load_balancer", "the field below", "", "How requests are passed on."),
     Field(
-      "load_balancer.stream_timeout_seconds", "number", "\(Defaults.streamTimeout)",
+      "load_balancer.stream_timeout_seconds", "0 or more", "\(Defaults.streamTimeout)",
       "The longest silence of a replica in the middle of a request."),
     Field(
       "ports", "1 to 65535", "the one in `resources`", "The replica's port for traffic and probes, if it opens several."

@@ -34,7 +34,7 @@ package enum ResourceTable {
 
   /// Two digits after the point.
   static func money(_ dollars: Double) -> String {
-    let cents = Int((dollars * 100).rounded())
+    let cents = Int(clamping: (dollars * 100).rounded())
     return "\(cents / 100)." + (cents % 100 < 10 ? "0" : "") + "\(cents % 100)"
   }
 }

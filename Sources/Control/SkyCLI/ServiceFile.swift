@@ -15,6 +15,8 @@ struct ServiceFile {
   var task: TaskSpec
   /// For places in messages.
   private var root: YamlNode
+  /// What stands in no file.
+  private var flags: (workdir: Bool, ports: Bool)
 
   static let argument = "SERVICE_YAML"
   /// Bytes; a service file has some kilobytes.
@@ -70,7 +72,8 @@ struct ServiceFile {
           throw error
         }
       }
-      return ServiceFile(name: name, task: task, root: root)
+      let flags = (workdir: call.text(.workdir) != nil, ports: !call.texts(.ports).isEmpty)
+      return ServiceFile(name: name, task: task, root: root, flags: flags)
     } catch {
       throw .spec(error)
     }
@@ -81,21 +84,9 @@ struct ServiceFile {
       guard let bytes = Terminal.readInput(limit: sizeMax) else { throw .usage("Cannot read the standard input.") }
       return bytes
     }
-    let path = session.absolute(name)
-    var isFolder: ObjCBool = false
-    guard FileManager.default.fileExists(atPath: path, isDirectory: &isFolder) else {
-      throw .usage("\(argument) must be a valid YAML file. There is no file '\(name)'.")
+    do throws(FileText.Unreadable) { return try FileText.read(name, session, limit: sizeMax) } catch {
+      throw .usage("\(argument) must be a valid YAML file. \(error.reason)")
     }
-    guard !isFolder.boolValue, let handle = FileHandle(forReadingAtPath: path),
-      let data = try? handle.read(upToCount: sizeMax + 1)
-    else {
-      // An empty file reads as nothing.
-      if !isFolder.boolValue, FileManager.default.isReadableFile(atPath: path) { return [] }
-      throw .usage(
-        "\(argument) must be a valid YAML file. '\(name)' is \(isFolder.boolValue ? "a folder" : "not readable").")
-    }
-    if data.count > sizeMax { throw .usage("\(argument) must be a valid YAML file. '\(name)' has more than 16 MiB.") }
-    return [UInt8](data)
   }
 
   private static func secretNames(_ root: YamlNode) -> [String] {
@@ -128,6 +119,7 @@ struct ServiceFile {
   func placed(_ error: SpecError) -> SpecError {
     var error = error
     error.name = name
+    error.message = task.hidingSecrets(error.message)
     guard error.mark == .none else { return error }
     let policy = ["service", "replica_policy"]
     let places: [(String, [String])] = [
@@ -136,6 +128,10 @@ struct ServiceFile {
       ("spot placement", policy + ["spot_placer"]), ("job_recovery", ["resources", "job_recovery"]),
     ]
     let path = places.first { error.message.contains($0.0) }?.1 ?? ["resources"]
+    if flags.ports, path == ["resources", "ports"] {
+      error.name = "--ports"
+      return error
+    }
     error.mark = mark(path)
     return error
   }
@@ -148,6 +144,18 @@ struct ServiceFile {
       node = entry.value.isNull || entry.value.mark == .none ? entry.key : entry.value
     }
     return node.mark == .none ? YamlMark(line: 1, column: 1) : node.mark
+  }
+
+  /// What nobody forbids and nobody wants.
+  var warnings: [SpecError] {
+    guard task.service?.pool == nil, task.run?.allSatisfy(\.isWhitespace) ?? true else { return [] }
+    let seconds = task.service?.probe.initialDelay ?? Quantity(Defaults.initialDelay)
+    return [
+      SpecError(
+        .value, name: name, mark: mark(["run"]),
+        "There is no command in 'run:'. If nothing else listens on the replica's port, it stays STARTING until it is given "
+          + "up after \(seconds) s (initial_delay_seconds).")
+    ]
   }
 
   /// Those that whoever starts the service must give.
@@ -170,7 +178,10 @@ struct ServiceFile {
       return FileManager.default.fileExists(atPath: path, isDirectory: &isFolder) && (!folder || isFolder.boolValue)
     }
     func miss(_ path: [String], _ message: String) {
-      missing.append(SpecError(.value, name: name, mark: mark(path), message))
+      let isFlag = flags.workdir && path == ["workdir"]
+      missing.append(
+        SpecError(
+          .value, name: isFlag ? "--workdir" : name, mark: isFlag ? .none : mark(path), self.task.hidingSecrets(message)))
     }
     if case .local(let path) = task.workdir {
       let full = session.absolute(path)

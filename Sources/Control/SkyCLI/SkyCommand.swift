@@ -14,6 +14,7 @@ package enum SkyCommand {
   package static func main() async -> Never {
     // A reader that leaves is met where it is written to.
     signal(SIGPIPE, SIG_IGN)
+    endOnQuit()
     let environment = ProcessInfo.processInfo.environment
     let paths = Paths(environment: environment)
     let terminal = Terminal.standard(environment: environment)
@@ -25,6 +26,15 @@ package enum SkyCommand {
       machine: { try LocalInfra(config: UserConfig(path: paths.configFile), environment: environment) },
       now: { Date().timeIntervalSince1970 }, random: { .random(in: .min ... .max) })
     exit(await run(Array(CommandLine.arguments.dropFirst()), session))
+  }
+
+  /// Ctrl-\ ends the program as it ends others: Swift's own handler would look for a mistake in it, for half a minute.
+  private static func endOnQuit() {
+    var old = sigaction()
+    sigaction(SIGQUIT, nil, &old)
+    let handler = unsafeBitCast(old.__sigaction_handler.sa_handler, to: Int.self)
+    // Who started it may have had it ignored.
+    if handler != unsafeBitCast(SIG_IGN, to: Int.self) { signal(SIGQUIT, SIG_DFL) }
   }
 
   /// The exit code.

@@ -8,16 +8,19 @@ enum TaskOptions {
   /// - Parameter secrets: names of the file's secrets; values in an --env-file for these stay secret.
   static func overrides(_ call: Call, _ session: Session, secrets: [String]) throws(Stop) -> TaskOverrides {
     var result = TaskOverrides()
-    let fromEnvFile = try file(call.text(.envFile), session)
+    let fromEnvFile = try file(.envFile, call, session)
     for (key, value) in fromEnvFile where !secrets.contains(key) { set(&result.envs, key, value) }
     for (key, value) in try pairs(call.texts(.env), "--env", session) { set(&result.envs, key, value) }
 
     for (key, value) in fromEnvFile where secrets.contains(key) { set(&result.secrets, key, value) }
-    for (key, value) in try file(call.text(.secretFile), session) { set(&result.secrets, key, value) }
+    for (key, value) in try file(.secretFile, call, session) { set(&result.secrets, key, value) }
     for (key, value) in try pairs(call.texts(.secret), "--secret", session) { set(&result.secrets, key, value) }
 
     try readWorkdir(call, &result)
     result.numNodes = call.whole(.numNodes)
+    if let nodes = result.numNodes, nodes < 1 {
+      throw .usage("Invalid value for '--num-nodes': num_nodes should be a positive int. Got: \(nodes)")
+    }
     result.resources = try resources(call)
     return result
   }
@@ -32,12 +35,15 @@ enum TaskOptions {
     list.append(.init(name: key, value: Secret(value)))
   }
 
-  private static func file(_ name: String?, _ session: Session) throws(Stop) -> [(key: String, value: String)] {
-    guard let name else { return [] }
-    guard let data = FileManager.default.contents(atPath: session.absolute(name)) else {
-      throw .usage("There is no file '\(name)' to read variables from.")
+  private static func file(
+    _ flag: Flag, _ call: Call, _ session: Session
+  ) throws(Stop) -> [(key: String, value: String)] {
+    guard let name = call.text(flag) else { return [] }
+    let bytes: [UInt8]
+    do throws(FileText.Unreadable) { bytes = try FileText.read(name, session) } catch {
+      throw .usage("Invalid value for '--\(flag.name)': \(error.reason)")
     }
-    return try EnvFile.parse(String(decoding: data, as: UTF8.self), name: name)
+    return try EnvFile.parse(String(decoding: bytes, as: UTF8.self), name: name)
   }
 
   private static func pairs(
@@ -47,10 +53,11 @@ enum TaskOptions {
     for word in words {
       let parts = word.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)
       let key = parts[0]
-      // The value may be a secret: it is not repeated.
+      // The value may be a secret, and so may a word without a key: it is not repeated.
       guard isVariableName(key) else {
+        let what = parts.count == 1 && flag == "--secret" ? "it" : "'\(key)'"
         throw .usage(
-          "Invalid value for '\(flag)': '\(key)' is not a variable's name. Write KEY=VALUE, or KEY for the value it has "
+          "Invalid value for '\(flag)': \(what) is not a variable's name. Write KEY=VALUE, or KEY for the value it has "
             + "in your shell.")
       }
       if parts.count == 2 {
@@ -80,20 +87,42 @@ enum TaskOptions {
       throw .usage("Cannot specify --infra together with --cloud, --region, or --zone.")
     }
     var fields: [(field: String, value: YamlNode)] = []
-    let texts: [(Flag, String)] = [
-      (.infra, "infra"), (.cloud, "cloud"), (.region, "region"), (.zone, "zone"), (.cpus, "cpus"),
-      (.memory, "memory"), (.diskSize, "disk_size"), (.diskTier, "disk_tier"), (.networkTier, "network_tier"),
-      (.imageID, "image_id"), (.localDisk, "local_disk"), (.gpus, "accelerators"), (.instanceType, "instance_type"),
-    ]
+    func add(_ flag: Flag, _ field: String, _ value: YamlNode) throws(Stop) {
+      if let problem = TaskOverrides.problem(field, value) {
+        throw .usage("Invalid value for '--\(flag.name)': \(problem)")
+      }
+      fields.append((field, value))
+    }
     for (flag, field) in texts {
       guard let text = call.text(flag) else { continue }
       // `none` takes away what the file says.
-      fields.append((field, text.lowercased() == "none" ? YamlNode(.null) : YamlNode(.string(text))))
+      try add(flag, field, text.lowercased() == "none" ? YamlNode(.null) : YamlNode(.string(text)))
     }
     if let isSpot = call.choice(.useSpot) { fields.append(("use_spot", YamlNode(.bool(isSpot)))) }
     let ports = call.texts(.ports)
-    if !ports.isEmpty { fields.append(("ports", YamlNode(.list(ports.map { YamlNode(.string($0)) })))) }
+    if !ports.isEmpty { try add(.ports, "ports", YamlNode(.list(ports.map { YamlNode(.string($0)) }))) }
     return fields
+  }
+
+  private static let texts: [(flag: Flag, field: String)] = [
+    (.infra, "infra"), (.cloud, "cloud"), (.region, "region"), (.zone, "zone"), (.cpus, "cpus"),
+    (.memory, "memory"), (.diskSize, "disk_size"), (.diskTier, "disk_tier"), (.networkTier, "network_tier"),
+    (.imageID, "image_id"), (.localDisk, "local_disk"), (.gpus, "accelerators"), (.instanceType, "instance_type"),
+  ]
+
+  /// What a machine says of a task, which does not know where a field comes from: those that were given on the command
+  /// line are called as they were there.
+  static func naming(_ text: String, _ call: Call) -> String {
+    var text = text
+    // Older forms of `infra`, as which the machine knows them.
+    let places: [(flag: Flag, field: String)] = [(.cloud, "infra"), (.region, "infra"), (.zone, "infra")]
+    for (flag, field) in texts + places + [(.numNodes, "num_nodes")] where call.text(flag) != nil {
+      for ending in [" from resources", " in resources", ""] {
+        text = text.replacing("'\(field):'\(ending)", with: "--\(flag.name)")
+      }
+      text = text.replacing("\(field): ", with: "--\(flag.name) ")
+    }
+    return text
   }
 
   // MARK: - --config

@@ -214,14 +214,14 @@ package struct ApiClient: Sendable {
 
   private func startOne() async throws(ApiError) {
     if try await answers() { return }
-    do throws(PrivateFile.Failure) { try PrivateFile.makeFolder(paths.home) } catch {
+    do throws(PrivateFile.Failure) { try paths.makeHome() } catch {
       throw ApiError(.cannotStart, error.description)
     }
     let end = ContinuousClock.now + .seconds(Self.startSeconds)
     // Two commands at once start one controller; the kernel opens the lock when its holder is gone.
     let file: StoreFile
     do { file = try StoreFile(paths.home + "/controller.start", create: true) } catch {
-      throw ApiError(.cannotStart, error.description)
+      throw ApiError(.cannotStart, "\(error.description). \(Paths.homeCure)")
     }
     while !file.lock() {
       if try await answers() { return }

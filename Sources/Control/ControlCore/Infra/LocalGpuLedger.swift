@@ -51,7 +51,7 @@ struct LocalGpuLedger: Sendable {
       guard let best = room.max(by: { ($0.used, -$0.gpu.index) < ($1.used, -$1.gpu.index) }) else { return nil }
       return [Share(index: best.gpu.index, name: best.gpu.name, share: count)]
     }
-    let whole = Int(count.rounded(.up))
+    let whole = Int(clamping: count.rounded(.up))
     let free = mine.filter { used($0.index) == 0 }.prefix(whole)
     return free.count < whole ? nil : free.map { Share(index: $0.index, name: $0.name, share: 1) }
   }

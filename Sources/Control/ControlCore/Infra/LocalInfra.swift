@@ -56,7 +56,7 @@ package final class LocalInfra: InfraProvider {
     self.environment = environment
     self.shim = shim
     self.grace = grace
-    self.servicesMax = servicesMax ?? max(1, min(4 * machine.cpus, Int(machine.memory)))
+    self.servicesMax = servicesMax ?? max(1, min(4 * machine.cpus, Int(clamping: machine.memory)))
     stateFolder = paths.home
     userHome = environment["HOME"] ?? NSHomeDirectory()
     switch environment["SKY_LOCAL_ADDRESSING"] ?? "" {

@@ -50,7 +50,7 @@ package struct LocalMachine: Hashable, Sendable {
       var next = (gpus.map(\.index).max() ?? -1) + 1
       result.gpus = []
       for kind in kinds {
-        for _ in 0..<Int(kind.count.value) {
+        for _ in 0..<Int(clamping: kind.count.value) {
           if let at = found.firstIndex(where: { $0.name.lowercased() == kind.name.lowercased() }) {
             result.gpus.append(found.remove(at: at))
           } else {
@@ -137,7 +137,7 @@ package struct LocalMachine: Hashable, Sendable {
     while said.count < 1 << 20 {
       var watched = pollfd(fd: ends[0], events: Int16(POLLIN), revents: 0)
       let left = deadline.timeIntervalSinceNow
-      if left <= 0 || poll(&watched, 1, Int32(left * 1000) + 1) == 0 { break }
+      if left <= 0 || poll(&watched, 1, Int32(clamping: left * 1000 + 1)) == 0 { break }
       let count = read(ends[0], &block, block.count)
       if count < 0, errno == EINTR { continue }
       if count <= 0 {

@@ -124,7 +124,7 @@ package final class Log: Sendable {
 
   /// UTC, to the millisecond.
   private static func stamp(_ time: Date) -> String {
-    let milliseconds = Int64((time.timeIntervalSince1970 * 1000).rounded(.down))
+    let milliseconds = Int64(clamping: (time.timeIntervalSince1970 * 1000).rounded(.down))
     var seconds = time_t(milliseconds / 1000)
     var parts = tm()
     gmtime_r(&seconds, &parts)

@@ -32,6 +32,16 @@ package struct Paths: Hashable, Sendable {
     configFile = absolute(environment["SKYPILOT_CONFIG"].flatMap { $0.isEmpty ? nil : $0 } ?? "~/.sky/config.yaml")
   }
 
+  package static let homeCure = "It is SKY_HOME, or lies in it: set that to a folder of yours."
+
+  /// For whoever starts with it.
+  package func makeHome() throws(PrivateFile.Failure) {
+    do throws(PrivateFile.Failure) { try PrivateFile.makeFolder(home) } catch {
+      let said = error.description
+      throw PrivateFile.Failure("\(said.hasSuffix(".") ? said : said + ".") \(Self.homeCure)")
+    }
+  }
+
   package var controllerSocket: String { home + "/controller.sock" }
   package var controllerLog: String { home + "/controller.log" }
   package var state: String { home + "/state" }

@@ -23,9 +23,15 @@ struct Timeout: Sendable {
 
   static let never = Timeout(.infinity)
 
+  /// Tenths, as far as people care: what is left of two seconds is two seconds. Short ones in hundredths.
+  static func shown(_ seconds: Double) -> String {
+    let parts = abs(seconds) < 1 ? 100.0 : 10
+    let rounded = (seconds * parts).rounded() / parts
+    return rounded == rounded.rounded() ? String(Int(clamping: rounded)) : String(rounded)
+  }
+
   var error: HttpError {
-    let shown = seconds == seconds.rounded() ? String(Int(seconds)) : String(seconds)
-    return HttpError(.timeout, "timed out after \(shown) s")
+    HttpError(.timeout, "timed out after \(Self.shown(seconds)) s")
   }
 }
 

@@ -186,7 +186,8 @@ package struct UserConfig: Hashable, Sendable {
     }
     if let cpus = node["cpus"]?.whole { local.cpus = cpus }
     if let memory = node["memory"] {
-      guard let size = memory.double ?? memory.string.flatMap(Self.gigabytes), size > 0 else {
+      let most = Double(Bounds.most)
+      guard let size = memory.double ?? memory.string.flatMap(Self.gigabytes), size > 0, size <= most else {
         throw fail(memory, "memory is \(memory.pythonRepr), which is no size.", "Write GB: 16 or 16GB.")
       }
       local.memory = size

@@ -215,13 +215,13 @@ extension Reconciler.Pass {
       record.failingSince = since
       state.replicas[id] = record
       if probe.at - since >= state.scaler.spec.failureThreshold {
-        fail(id, .probing, "probes failed for \(Int(probe.at - since)) s: \(probe.detail)\(besideProbe)")
+        fail(id, .probing, "probes failed for \(Int(clamping: probe.at - since)) s: \(probe.detail)\(besideProbe)")
       }
     } else {
       state.replicas[id] = record
       let grace = (state.versions[record.version]?.service ?? state.scaler.spec).probe.initialDelay.value
       if probe.at - firstNotReady > grace {
-        fail(id, .initialDelay, "not ready within \(Int(grace)) s: \(probe.detail)\(besideProbe)")
+        fail(id, .initialDelay, "not ready within \(Int(clamping: grace)) s: \(probe.detail)\(besideProbe)")
       }
     }
   }

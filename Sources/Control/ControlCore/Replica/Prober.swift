@@ -94,20 +94,18 @@ package struct HttpProbe: ProbeTransport {
     }
     request.setDefault("User-Agent", "sky-controller")
     request.setDefault("Accept", "*/*")
-    let clock = ContinuousClock()
-    let end = clock.now + .seconds(order.probe.timeout.value)
+    let timeout = Timeout(order.probe.timeout.value)
     for _ in 0...Self.redirectsMax {
-      let left = (end - clock.now) / .seconds(1)
-      if left <= 0 {
-        return ProbeOutcome(
-          ok: false, detail: "no answer on \(order.address): timed out after \(order.probe.timeout) s")
-      }
+      let left = timeout.end.map { ContinuousClock.now.duration(to: $0) / .seconds(1) } ?? timeout.seconds
+      if left <= 0 { return ProbeOutcome(ok: false, detail: "no answer on \(order.address): \(timeout.error)") }
       let reply: HttpReply
       do throws(HttpError) {
         let (head, body) = try await HttpClient.stream(request, to: endpoint, connectTimeout: left, silence: left)
         reply = head
         Task { await Self.finish(body) }
       } catch {
+        // Redirects take their part of the time: the whole of it is what was asked for.
+        let error = error.kind == .timeout ? timeout.error : error
         let isSilent = [.connect, .timeout, .closed].contains(error.kind)
         return ProbeOutcome(ok: false, detail: (isSilent ? "no answer on \(order.address): " : "") + error.description)
       }

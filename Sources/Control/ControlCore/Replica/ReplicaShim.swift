@@ -383,10 +383,10 @@ private final class Shim {
         askToEnd(&asked)
         let left = deadline - Date().timeIntervalSince1970
         if left <= 0 { break }
-        turn(Int32(min(left * 1000 + 1, 1000)))
+        turn(Int32(clamping: min(left * 1000 + 1, 1000)))
       }
       if hasChildren {
-        note("not all had ended \(Int(order.grace)) s after SIGTERM; killing them")
+        note("not all had ended \(Int(clamping: order.grace)) s after SIGTERM; killing them")
         sky_end_descendants()
       }
     }

@@ -25,7 +25,7 @@ package struct HostClock: ControlClock {
     while true {
       let left = time - now
       if left <= 0 { return try Task.checkCancellation() }
-      try await Task.sleep(nanoseconds: UInt64(min(left, 86_400) * 1e9))
+      try await Task.sleep(nanoseconds: UInt64(clamping: min(left, 86_400) * 1e9))
     }
   }
 

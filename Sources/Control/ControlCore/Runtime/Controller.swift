@@ -398,7 +398,7 @@ extension Controller {
         facts[name]!.absorb(found, since: marks, known: service.replicas.keys)
         limit = Executor.pollSeconds
       case .failure, nil:
-        var problem = "there was no answer within \(Int(limit)) s"
+        var problem = "there was no answer within \(Int(clamping: limit)) s"
         if case .failure(let error) = found { problem = error.description }
         facts[name]!.infraProblem = problem
         if before.infraProblem == nil { note(.warning, name, "the infra cannot be asked: \(problem)") }

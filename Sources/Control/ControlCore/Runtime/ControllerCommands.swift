@@ -211,7 +211,7 @@ extension Controller {
           try StagedTls.copy(tls, into: folder)
           // What the proxy would not take now it would not take when it starts again, either.
           if let refusal = await proxies.refusal(of: StagedTls.wish(folder)) {
-            throw CommandError(.invalid, "service.tls of \(tls.certfile) and \(tls.keyfile): \(refusal)")
+            throw CommandError(.invalid, StagedTls.words(tls, refusal))
           }
         }
         return nil

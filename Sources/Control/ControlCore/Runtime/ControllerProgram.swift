@@ -84,7 +84,7 @@ package enum ControllerProgram {
     umask(0o077)
     let signals = try EndSignals()
     let paths = Paths(environment: environment)
-    try PrivateFile.makeFolder(paths.home)
+    try paths.makeHome()
     let store = try Store(folder: paths.state)
     let lock = store.lockMark
     let log = try Log(path: paths.controllerLog)
@@ -116,7 +116,7 @@ package enum ControllerProgram {
       group.addTask { await signals.next() }
       group.addTask { await endWhenLost(lock, server, clock, log) }
       if let seconds = config.autostopSeconds.map({ max($0, leastIdleSeconds) }) {
-        group.addTask { await controller.retires(after: seconds) ? "there was no service for \(Int(seconds)) s" : nil }
+        group.addTask { await controller.retires(after: seconds) ? "there was no service for \(Int(clamping: seconds)) s" : nil }
       }
       let reason = await group.next() ?? nil
       group.cancelAll()

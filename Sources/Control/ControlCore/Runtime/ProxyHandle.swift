@@ -38,7 +38,9 @@ package struct ProxyHandles: ProxyLinks {
   }
 
   /// Asked of the program itself, which reads them as it will when it starts.
-  package func refusal(of tls: ProxyWish.Tls) async -> String? {
+  package func refusal(of tls: ProxyWish.Tls) async -> String? { await Self.refusal(of: tls, program: program) }
+
+  static func refusal(of tls: ProxyWish.Tls, program: String) async -> String? {
     do throws(SubprocessError) {
       let check = try await ChildProcess.run(
         program, ["--print-plan", "--tls-cert", tls.cert, "--tls-key", tls.key], environment: ProxyProcess.environment,
@@ -420,7 +422,7 @@ extension ProxyWish {
     if streamTimeout <= 0 { return [(.stream, 0)] }
     let range = ProxySettings.Timeout.stream.range
     let ms = min(max(streamTimeout * 1000, Double(range.lowerBound)), Double(range.upperBound))
-    return [(.stream, UInt64(ms))]
+    return [(.stream, UInt64(clamping: ms))]
   }
 
   var settings: ProxySettings {

@@ -39,7 +39,7 @@ struct ServiceFacts {
   init(link: any ProxyLink) { self.link = link }
 
   mutating func add(_ more: Arrivals) {
-    if let last = arrivals.last, Int(last.at) == Int(more.at) {
+    if let last = arrivals.last, Int(clamping: last.at) == Int(clamping: more.at) {
       arrivals[arrivals.count - 1].count += more.count
     } else {
       arrivals.append(more)

@@ -4,9 +4,11 @@
 import Foundation
 import ProxyWire
 
-enum StagedTls {
+package enum StagedTls {
   private static let certName = "tls_certfile"
   private static let keyName = "tls_keyfile"
+  private static let certMark = "CERTIFICATE-----"
+  private static let keyMark = "PRIVATE KEY-----"
   /// Bytes; a certificate with a long chain has some 10 KB.
   private static let fileMax = 1 << 20
 
@@ -14,12 +16,36 @@ enum StagedTls {
     ProxyWish.Tls(cert: folder + "/" + certName, key: folder + "/" + keyName)
   }
 
-  static func copy(_ tls: ServiceSpec.Tls, into folder: String) throws(CommandError) {
-    try copy(tls.certfile, "tls.certfile", mark: "CERTIFICATE-----", to: folder + "/" + certName)
-    try copy(tls.keyfile, "tls.keyfile", mark: "PRIVATE KEY-----", to: folder + "/" + keyName)
+  /// What `sky serve up` would say of the user's own files; nil: nothing, or there is no proxy here to ask.
+  package static func refusal(of tls: ServiceSpec.Tls, environment: [String: String]) async -> String? {
+    do throws(CommandError) {
+      _ = try read(tls.certfile, "tls.certfile", mark: certMark)
+      _ = try read(tls.keyfile, "tls.keyfile", mark: keyMark)
+    } catch {
+      return error.description
+    }
+    guard let proxy = ChildProcess.findSibling("sky-proxy", environment: environment) else { return nil }
+    let wish = ProxyWish.Tls(cert: tls.certfile, key: tls.keyfile)
+    return await ProxyHandles.refusal(of: wish, program: proxy).map { words(tls, $0) }
   }
 
-  private static func copy(_ path: String, _ field: String, mark: String, to copy: String) throws(CommandError) {
+  static func words(_ tls: ServiceSpec.Tls, _ refusal: String) -> String {
+    "service.tls of \(tls.certfile) and \(tls.keyfile): \(refusal)"
+  }
+
+  static func copy(_ tls: ServiceSpec.Tls, into folder: String) throws(CommandError) {
+    let files = [
+      (certName, try read(tls.certfile, "tls.certfile", mark: certMark)),
+      (keyName, try read(tls.keyfile, "tls.keyfile", mark: keyMark)),
+    ]
+    for (name, data) in files {
+      do throws(StoreError) { try StoreFile.replace(folder + "/" + name, with: Array(data)) } catch {
+        throw CommandError(.invalid, error.description)
+      }
+    }
+  }
+
+  private static func read(_ path: String, _ field: String, mark: String) throws(CommandError) -> Data {
     let expanded = NSString(string: path).expandingTildeInPath
     guard let file = FileHandle(forReadingAtPath: expanded) else {
       let reason = String(cString: strerror(errno))
@@ -31,8 +57,6 @@ enum StagedTls {
     else {
       throw CommandError(.invalid, "\(field): \(path) is no PEM file with a -----BEGIN … \(mark) block.")
     }
-    do throws(StoreError) { try StoreFile.replace(copy, with: Array(data)) } catch {
-      throw CommandError(.invalid, error.description)
-    }
+    return data
   }
 }

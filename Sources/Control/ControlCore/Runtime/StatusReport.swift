@@ -67,7 +67,8 @@ enum StatusReport {
       return "\(detail)not ready for \(seconds(now - since)) of at most \(grace) s"
     case .notReady:
       let detail = probe.flatMap { $0.ok ? nil : $0.detail } ?? "failed"
-      let since = record.failingSince.map { " for \(seconds(now - $0)) of at most \(Int(state.scaler.spec.failureThreshold)) s" }
+      let threshold = Int(clamping: state.scaler.spec.failureThreshold)
+      let since = record.failingSince.map { " for \(seconds(now - $0)) of at most \(threshold) s" }
       return "probe: \(detail)\(besideProbe)\(since ?? "")"
     case .shuttingDown:
       let cause = record.stopReason(latest: state.service.latestVersion)
@@ -161,7 +162,7 @@ enum StatusReport {
     return parts.isEmpty ? nil : parts.joined(separator: "; ")
   }
 
-  private static func seconds(_ time: Double) -> String { "\(Int(max(0, time).rounded())) s" }
+  private static func seconds(_ time: Double) -> String { "\(Int(clamping: max(0, time).rounded())) s" }
 }
 
 // MARK: - The columns INFRA and RESOURCES

@@ -47,7 +47,11 @@ package struct Autoscaler: Hashable, Codable, Sendable {
   }
 
   /// The target and the spare ones; spare ones are not bounded by the maximum.
-  package var finalTarget: Int { target + (spec.policy.numOverprovision ?? 0) }
+  package var finalTarget: Int {
+    // Earlier versions took any number, and a sum of such does not fit.
+    let most = Bounds.replicas.upperBound
+    return min(target, most) + min(spec.policy.numOverprovision ?? 0, most)
+  }
 
   /// Every policy may follow every other. The target is kept within the new bounds, and raised at once where the load
   /// already asks for more: an update never makes a busy service smaller (SkyServe falls to the minimum here).
@@ -146,7 +150,7 @@ extension Autoscaler {
     return clipped(ready.count)
   }
 
-  private static func whole(_ value: Double) -> Int { Int(min(max(value, 0), 1e9)) }
+  private static func whole(_ value: Double) -> Int { Int(clamping: min(max(value, 0), 1e9)) }
 
   private var qpsTable: [ServiceSpec.AcceleratorQps] {
     if case .perAccelerator(let table) = spec.policy.targetQps { table } else { [] }

@@ -22,7 +22,7 @@ package struct Hysteresis: Hashable, Codable, Sendable {
     downLooks = Self.looks(downscaleDelay)
   }
 
-  private static func looks(_ delay: Double) -> Int { Int(min(max(delay / tickSeconds, 0), 1e9)) }
+  private static func looks(_ delay: Double) -> Int { Int(clamping: min(max(delay / tickSeconds, 0), 1e9)) }
 
   /// The target after one more look.
   package mutating func settle(_ target: Int, wanted: Int) -> Int {

@@ -20,7 +20,7 @@ package struct RequestRate: Hashable, Codable, Sendable {
   /// Requests that arrived at `now` (seconds since 1970). Late reports are taken in where they belong.
   package mutating func add(_ count: Int, at now: Double) {
     if count <= 0 { return }
-    let at = Int(now.rounded(.down))
+    let at = Int(clamping: now.rounded(.down))
     let index = (seconds.lastIndex { $0.at <= at }).map { seconds[$0].at == at ? $0 : $0 + 1 } ?? 0
     if index < seconds.count, seconds[index].at == at {
       seconds[index].count += count
@@ -33,7 +33,7 @@ package struct RequestRate: Hashable, Codable, Sendable {
 
   /// Requests in the window that ends now.
   package func count(now: Double) -> Int {
-    let oldest = Int(now.rounded(.down)) - Self.windowSeconds
+    let oldest = Int(clamping: now.rounded(.down)) - Self.windowSeconds
     return seconds.reduce(0) { $1.at >= oldest && Double($1.at) <= now ? $0 + $1.count : $0 }
   }
 

@@ -23,3 +23,14 @@ package enum Defaults {
   /// GB; a file that says so says nothing.
   package static let diskSize = 256
 }
+
+/// What numbers of a service file may be. SkyServe has fewer bounds; beyond these nobody means what is written, and
+/// sums of such numbers are no numbers any more.
+package enum Bounds {
+  /// Of whatever has no bound of its own. As seconds: thirty years.
+  static let most = 1_000_000_000
+  package static let seconds = 0...most
+  /// SkyServe takes negative ones, which mean none.
+  package static let initialDelay = -most...most
+  package static let replicas = 0...10_000
+}

@@ -50,7 +50,7 @@ package indirect enum PlainValue: Hashable, Sendable {
 
 extension PlainValue {
   /// The same with other texts; keys stay.
-  func mappingTexts(_ change: (String) -> String) -> PlainValue {
+  package func mappingTexts(_ change: (String) -> String) -> PlainValue {
     switch self {
     case .null, .bool, .int, .double: self
     case .string(let text): .string(change(text))

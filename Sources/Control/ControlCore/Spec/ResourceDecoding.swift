@@ -154,7 +154,7 @@ struct AcceleratorList {
         guard let scale = scales[String(body.suffix(2))], let number = Int(body.dropLast(2)), number >= 0 else {
           return nil
         }
-        return (Int(Double(number) * scale), plus)
+        return (Int(clamping: Double(number) * scale), plus)
       }
       switch parts.count {
       case 1:
@@ -417,13 +417,16 @@ extension ResourceSpec {
     let body = plus.isEmpty ? text : String(text.dropLast())
     var gb = body
     if Double(body.trimmed)?.isFinite != true {
-      guard let (number, power) = Self.united(body), let value = Double(number.trimmed), value.isFinite else {
+      let united = Self.united(body).flatMap { number, power in
+        Double(number.trimmed).map { $0 * Self.scale(power) }
+      }
+      guard let united, united.isFinite else {
         throw SpecError(
           .value, mark: node.mark,
           "\"memory\" field should be a number (e.g. \"16\") or \"<number><unit>\" where unit is one of "
             + "KB/MB/GB/TB/PB (e.g. \"16GB\") or \"<number>+\" for \"at least\". Got: \(pythonQuoted(text))")
       }
-      gb = yamlFloatText(value * Self.scale(power))
+      gb = yamlFloatText(united)
     }
     let amount = Double(gb.trimmed) ?? 0
     guard amount > 0 || (slurm && amount == 0) else {

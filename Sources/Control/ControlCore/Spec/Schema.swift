@@ -51,18 +51,23 @@ struct Schema: Sendable {
 extension Schema {
   static let string = Schema(.type([.string]))
   static let number = Schema(.type([.number]))
-  static let integer = Schema(.type([.integer]))
+  /// Bounded from above only: what is too small is told by whoever reads it.
+  static let integer = Schema(.type([.integer]), .maximum(Bounds.most))
   static let boolean = Schema(.type([.boolean]))
   static let null = Schema(.type([.null]))
   static let anyObject = Schema(.type([.object]))
   static let texts = Schema(.type([.object]), .others(.string))
 
-  static func integer(from low: Int, to high: Int? = nil) -> Schema {
-    if let high { return Schema(.type([.integer]), .minimum(low), .maximum(high)) }
-    return Schema(.type([.integer]), .minimum(low))
+  static func integer(from low: Int, to high: Int = Bounds.most) -> Schema {
+    Schema(.type([.integer]), .minimum(low), .maximum(high))
   }
 
-  static func number(from low: Int) -> Schema { Schema(.type([.number]), .minimum(low)) }
+  static func integer(in range: ClosedRange<Int>) -> Schema { integer(from: range.lowerBound, to: range.upperBound) }
+
+  static func number(in range: ClosedRange<Int>) -> Schema {
+    Schema(.type([.number]), .minimum(range.lowerBound), .maximum(range.upperBound))
+  }
+
   static func either(_ forms: Schema...) -> Schema { Schema(.anyOf(forms)) }
   static func list(of item: Schema) -> Schema { Schema(.type([.array]), .items(item)) }
 
@@ -92,6 +97,8 @@ struct Violation {
   /// For `closed`: the offending entries, and the fields there are.
   var extras: [YamlNode] = []
   var known: [String] = []
+  /// Where it is a number, what it may be.
+  var cure = ""
   var atEnvs = false
   /// For forms to choose from: why each was not it.
   var forms: [Violation] = []
@@ -109,10 +116,13 @@ extension Schema {
     var declared: [Kind] = []
     for case .type(let kinds) in checks { declared = kinds }
     let rightType = declared.contains { $0.includes(node) }
+    let isFinite = node.double?.isFinite ?? true
 
-    func add(_ message: String, _ mark: YamlMark? = nil, rule: Violation.Rule = .ordinary) {
+    func add(
+      _ message: String, _ mark: YamlMark? = nil, rule: Violation.Rule = .ordinary, cure: String = ""
+    ) {
       found.append(
-        Violation(path: [], mark: mark ?? node.mark, message: message, rule: rule, rightType: rightType))
+        Violation(path: [], mark: mark ?? node.mark, message: message, rule: rule, rightType: rightType, cure: cure))
     }
 
     for check in checks {
@@ -120,6 +130,8 @@ extension Schema {
       case .type(let kinds):
         if !kinds.contains(where: { $0.includes(node) }) {
           add("\(node.pythonRepr) is not of type \(kinds.map { "'\($0.rawValue)'" }.joined(separator: ", "))")
+        } else if !isFinite {
+          add("\(node.shortRepr) is not a finite number", cure: rangeCure)
         }
       case .required(let names):
         guard node.map != nil else { break }
@@ -159,16 +171,16 @@ extension Schema {
           found += schema.violations(in: item).map { $0.inside(.index(index)) }
         }
       case .minimum(let low):
-        if let value = node.double, value < Double(low) {
-          add("\(node.pythonRepr) is less than the minimum of \(low)")
+        if isFinite, let value = node.double, value < Double(low) {
+          add("\(node.shortRepr) is less than the minimum of \(low)", cure: rangeCure)
         }
       case .above(let low):
-        if let value = node.double, !(value > Double(low)) {
-          add("\(node.pythonRepr) is less than or equal to the minimum of \(low)")
+        if isFinite, let value = node.double, !(value > Double(low)) {
+          add("\(node.shortRepr) is less than or equal to the minimum of \(low)", cure: rangeCure)
         }
       case .maximum(let high):
-        if let value = node.double, value > Double(high) {
-          add("\(node.pythonRepr) is greater than the maximum of \(high)")
+        if isFinite, let value = node.double, value > Double(high) {
+          add("\(node.shortRepr) is greater than the maximum of \(high)", cure: rangeCure)
         }
       case .pattern(let pattern):
         if let text = node.string, !pattern.matches(text) {
@@ -191,6 +203,18 @@ extension Schema {
   private var patterns: [Pattern] {
     for case .patterns(let patterns) in checks { return patterns.map(\.0) }
     return []
+  }
+
+  /// `Write a number from 0 to 10.`
+  private var rangeCure: String {
+    var isWhole = false
+    var low: String?
+    var high: String?
+    for case .type(let kinds) in checks { isWhole = !kinds.contains(.number) }
+    for case .minimum(let bound) in checks { low = "from \(bound)" }
+    for case .above(let bound) in checks { low = "above \(bound)" }
+    for case .maximum(let bound) in checks { high = low == nil ? "up to \(bound)" : "to \(bound)" }
+    return (["Write a", isWhole ? "whole number" : "number"] + [low, high].compactMap(\.self)).joined(separator: " ") + "."
   }
 
   private func extraEntries(of node: YamlNode) -> [YamlEntry] {
@@ -300,7 +324,7 @@ extension Schema {
     }
     let best = first.mostTelling
     let message = best.message.replacing("type 'object'", with: "type 'dict'")
-    var cure = ""
+    var cure = best.cure
     if best.rule == .extraFields, !best.known.isEmpty {
       cure = best.extras.compactMap { key in
         closestMatch(key.keyText, among: best.known).map { "Did you mean '\($0)'?" }
@@ -313,6 +337,12 @@ extension Schema {
 }
 
 extension YamlNode {
+  /// Of a number with hundreds of digits, the first.
+  fileprivate var shortRepr: String {
+    let text = pythonRepr
+    return text.utf8.count <= 40 ? text : text.prefix(37) + "..."
+  }
+
   /// The mapping without the entries that have no value.
   var withoutNulls: YamlNode {
     guard let entries = map else { return self }

@@ -11,49 +11,50 @@ extension Schema {
           .object(
             [
               ("path", .string),
-              ("initial_delay_seconds", .number),
-              ("timeout_seconds", .number),
-              ("endpoint_probe_interval_seconds", .number),
-              ("consecutive_failure_threshold_timeout", .number),
+              ("initial_delay_seconds", .number(in: Bounds.initialDelay)),
+              ("timeout_seconds", .number(in: Bounds.seconds)),
+              ("endpoint_probe_interval_seconds", .number(in: Bounds.seconds)),
+              ("consecutive_failure_threshold_timeout", .number(in: Bounds.seconds)),
               ("post_data", .either(.string, .anyObject)),
               ("headers", .texts),
             ], required: ["path"]))
       ),
-      ("load_balancer", .object([("stream_timeout_seconds", .number)])),
+      ("load_balancer", .object([("stream_timeout_seconds", .number(in: Bounds.seconds))])),
       (
         "pool",
         .object([
-          ("workers", .integer(from: 0)),
-          ("min_workers", .integer(from: 0)),
+          ("workers", .integer(in: Bounds.replicas)),
+          ("min_workers", .integer(in: Bounds.replicas)),
           ("queue_length_threshold", .integer(from: 1)),
-          ("max_workers", .integer(from: 0)),
-          ("upscale_delay_seconds", .number(from: 0)),
-          ("downscale_delay_seconds", .number(from: 0)),
+          ("max_workers", .integer(in: Bounds.replicas)),
+          ("upscale_delay_seconds", .number(in: Bounds.seconds)),
+          ("downscale_delay_seconds", .number(in: Bounds.seconds)),
         ])
       ),
       (
         "replica_policy",
         .object(
           [
-            ("min_replicas", .integer(from: 0)),
-            ("max_replicas", .integer(from: 0)),
-            ("num_overprovision", .integer(from: 0)),
+            ("min_replicas", .integer(in: Bounds.replicas)),
+            ("max_replicas", .integer(in: Bounds.replicas)),
+            ("num_overprovision", .integer(in: Bounds.replicas)),
             (
               "target_qps_per_replica",
               .either(
-                .number(from: 0),
-                Schema(.type([.object]), .patterns([(.acceleratorKey, .number(from: 0))]), .closed))
+                .number(in: Bounds.seconds),
+                Schema(.type([.object]), .patterns([(.acceleratorKey, .number(in: Bounds.seconds))]), .closed))
             ),
             ("dynamic_ondemand_fallback", .boolean),
-            ("base_ondemand_fallback_replicas", .integer(from: 0)),
+            ("base_ondemand_fallback_replicas", .integer(in: Bounds.replicas)),
             ("spot_placer", Schema(.type([.string]), .word(["dynamic_fallback"]))),
-            ("upscale_delay_seconds", .number),
-            ("downscale_delay_seconds", .number),
+            ("upscale_delay_seconds", .number(in: Bounds.seconds)),
+            ("downscale_delay_seconds", .number(in: Bounds.seconds)),
           ], required: ["min_replicas"])
       ),
       ("ports", .integer),
-      ("replicas", .integer),
-      ("workers", .integer),
+      // SkyServe takes any whole number here and then waits for -1 replicas.
+      ("replicas", .integer(in: Bounds.replicas)),
+      ("workers", .integer(in: Bounds.replicas)),
       ("load_balancing_policy", Schema(.type([.string]), .word(LoadBalancingPolicy.names))),
       ("tls", .object([("keyfile", .string), ("certfile", .string)], required: ["keyfile", "certfile"])),
     ])
@@ -100,7 +101,7 @@ extension Schema {
     ("disk_tier", .string),
     ("network_tier", .string),
     ("local_disk", .string),
-    ("max_hourly_cost", Schema(.type([.number]), .above(0))),
+    ("max_hourly_cost", Schema(.type([.number]), .above(0), .maximum(Bounds.most))),
     ("ports", .either(.string, .integer, .list(of: .either(.string, .integer)), .null)),
     ("labels", .texts),
     (

@@ -56,6 +56,7 @@ extension TaskSpec {
           + "`dynamic_ondemand_fallback` or set base_ondemand_fallback_replicas.")
     }
     guard let service else { throw SpecError(.runtime, mark: .none, "Service section not found.") }
+    try service.checkValues()
     let isPool = service.pool != nil
     if isPool, case .ordered = resources {
       throw fail(
@@ -117,6 +118,42 @@ extension TaskSpec {
   }
 
   private func fail(_ message: String) -> SpecError { SpecError(.value, mark: .none, message) }
+}
+
+extension ServiceSpec {
+  /// What decoding has checked of a file. The API takes a section in its own coding, which anybody may have written.
+  fileprivate func checkValues() throws(SpecError) {
+    func fail(_ message: String) -> SpecError { SpecError(.value, mark: .none, message) }
+    var numbers: [(field: String, value: Double?, range: ClosedRange<Int>)] = [
+      ("initial_delay_seconds", probe.initialDelay.value, Bounds.initialDelay),
+      ("timeout_seconds", probe.timeout.value, Bounds.seconds),
+      ("endpoint_probe_interval_seconds", probe.interval.value, Bounds.seconds),
+      ("consecutive_failure_threshold_timeout", probe.failureThreshold?.value, Bounds.seconds),
+      ("stream_timeout_seconds", streamTimeout.value, Bounds.seconds),
+      ("upscale_delay_seconds", policy.upscaleDelay?.value, Bounds.seconds),
+      ("downscale_delay_seconds", policy.downscaleDelay?.value, Bounds.seconds),
+      ("min_replicas", Double(policy.minReplicas), Bounds.replicas),
+      ("max_replicas", policy.maxReplicas.map { Double($0) }, Bounds.replicas),
+      ("num_overprovision", policy.numOverprovision.map { Double($0) }, Bounds.replicas),
+      (
+        "base_ondemand_fallback_replicas", policy.baseOndemandFallbackReplicas.map { Double($0) }, Bounds.replicas
+      ),
+      ("ports", port.map { Double($0) }, 1...65535),
+    ]
+    switch policy.targetQps {
+    case .perReplica(let qps): numbers.append(("target_qps_per_replica", qps.value, Bounds.seconds))
+    case .perAccelerator(let table):
+      numbers += table.map { ("target_qps_per_replica", $0.qps.value, Bounds.seconds) }
+    case nil: break
+    }
+    for (field, value, range) in numbers {
+      guard let value, !(value >= Double(range.lowerBound) && value <= Double(range.upperBound)) else { continue }
+      throw fail("`\(field)` is \(value). Write a number from \(range.lowerBound) to \(range.upperBound).")
+    }
+    for header in probe.headers ?? [] {
+      if let problem = header.problem { throw fail("\(problem.what) \(problem.cure)") }
+    }
+  }
 }
 
 // MARK: - Names

@@ -18,8 +18,8 @@ extension ServiceSpec {
     if let timeout = section["load_balancer"]?["stream_timeout_seconds"].flatMap(Quantity.init) {
       streamTimeout = timeout
     }
-    if let node = section["ports"], let value = node.whole {
-      guard (1...65535).contains(value) else {
+    if let node = section["ports"] {
+      guard let value = node.whole, (1...65535).contains(value) else {
         throw SpecError(.value, mark: node.mark, "Port must be between 1 and 65535.")
       }
       port = value
@@ -43,7 +43,7 @@ extension ServiceSpec {
     if let poolNode {
       try readPool(poolNode, workers: workers)
     } else if let count = replicas ?? workers {
-      policy.minReplicas = try Self.replicaCount(count)
+      policy.minReplicas = count.whole ?? Defaults.minReplicas
     } else if let node = section["replica_policy"] {
       policy = try Policy(decoding: node)
     }
@@ -70,16 +70,6 @@ extension ServiceSpec {
       }
       loadBalancingPolicy = known
     }
-  }
-
-  /// SkyServe takes any whole number here and then waits for -1 replicas; a bound is what was meant.
-  private static func replicaCount(_ node: YamlNode) throws(SpecError) -> Int {
-    guard let count = node.whole, count >= 0 else {
-      throw SpecError(
-        .config, mark: node.mark,
-        "Invalid service YAML: \(node.pythonRepr) is less than the minimum of 0. Check problematic field(s): $.replicas")
-    }
-    return count
   }
 
   private mutating func readPool(_ node: YamlNode, workers: YamlNode?) throws(SpecError) {
@@ -214,10 +204,22 @@ extension ServiceSpec.Probe {
         // `post_data: 'null'` posts nothing, like no field at all.
         postData = json.isNull ? nil : json
       } else {
+        if let number = data.nonFinite {
+          throw SpecError(
+            .value, mark: number.mark,
+            "`post_data` in the `readiness_probe` section is sent as JSON, which has no \(number.pythonRepr).",
+            cure: "Write a finite number, or the text in quotes.")
+        }
         postData = PlainValue(data)
       }
     }
     headers = node["headers"]?.map?.map { .init(name: $0.key.keyText, value: $0.value.pythonText) }
+    for (entry, header) in zip(node["headers"]?.map ?? [], headers ?? []) {
+      if let problem = header.problem {
+        let place = header.hasGoodName ? entry.value : entry.key
+        throw SpecError(.value, mark: place.mark, problem.what, cure: problem.cure)
+      }
+    }
   }
 }
 
@@ -245,7 +247,38 @@ extension ServiceSpec.Policy {
   }
 }
 
+extension ServiceSpec.Header {
+  var hasGoodName: Bool { !name.isEmpty && name.utf8.allSatisfy(isTokenByte) }
+
+  /// Why it cannot be sent. Its value may be a secret and is not repeated.
+  var problem: (what: String, cure: String)? {
+    if !hasGoodName {
+      return (
+        "\(quotedForPeople(name)) in `headers` of the `readiness_probe` section is no name of a header field "
+          + "(RFC 9110, 5.6.2).", "Names are letters, digits and '-'."
+      )
+    }
+    if value.utf8.contains(where: { $0 == 0 || $0 == 10 || $0 == 13 }) {
+      return (
+        "The value of '\(name)' in `headers` of the `readiness_probe` section has a line break or a zero byte "
+          + "(RFC 9110, 5.5).", "Write it on one line, without a line break at its end."
+      )
+    }
+    return nil
+  }
+}
+
 extension YamlNode {
+  /// The first `.inf` or `.nan` in it.
+  fileprivate var nonFinite: YamlNode? {
+    switch value {
+    case .float(let it): it.isFinite ? nil : self
+    case .list(let items): items.lazy.compactMap(\.nonFinite).first
+    case .map(let entries): entries.lazy.compactMap(\.value.nonFinite).first
+    case .null, .bool, .int, .hugeInt, .string: nil
+    }
+  }
+
   /// A whole number, however it was written (`2.0` is 2).
   var whole: Int? {
     switch value {

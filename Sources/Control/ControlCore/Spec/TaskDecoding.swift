@@ -20,6 +20,14 @@ package struct TaskOverrides: Sendable {
   package var resources: [(field: String, value: YamlNode)] = []
 
   package init() {}
+
+  /// What is wrong with a field of `resources` taken by itself.
+  package static func problem(_ field: String, _ value: YamlNode) -> String? {
+    do throws(SpecError) { _ = try ResourceChoice(decoding: YamlNode(.map([YamlEntry(field, value)]))) } catch {
+      return error.description
+    }
+    return nil
+  }
 }
 
 extension TaskSpec {
@@ -59,7 +67,18 @@ extension TaskSpec {
     self.init()
     try readEnvs(task["envs"], overrides.envs)
     try readSecrets(task, overrides.secrets)
+    do throws(SpecError) { try readRest(task, of: root, overrides) } catch {
+      // It may quote a text that secrets were filled into.
+      var error = error
+      error.message = hidingSecrets(error.message)
+      error.cure = hidingSecrets(error.cure)
+      throw error
+    }
+  }
 
+  private mutating func readRest(
+    _ task: YamlNode, of root: YamlNode, _ overrides: TaskOverrides
+  ) throws(SpecError) {
     let known = Dictionary(environment.map { ($0.name, $0.value) }, uniquingKeysWith: { $1 })
     func filled(_ key: String) -> YamlNode? { task[key]?.filling(known) }
 

@@ -25,23 +25,51 @@ package struct Secret: Hashable, Codable, Sendable, CustomStringConvertible, Cus
   package var debugDescription: String { Self.placeholder }
   package var customMirror: Mirror { Mirror(self, children: []) }
 
-  /// A text without these secrets. Of one that has several lines, each line of some length is a secret, too.
+  /// A text without these secrets, read once: what stands in for one is not searched for another. Of a secret that has
+  /// several lines, each line of some length is a secret, too. Secrets that overlap go together.
   package static func hide(_ secrets: [String], in text: String) -> String {
     var parts: Set<String> = []
-    for secret in secrets {
+    for secret in secrets where secret.count >= hiddenMin {
       let lines = secret.split(whereSeparator: \.isNewline).map(String.init)
       parts.insert(secret)
-      parts.formUnion(lines.count == 1 ? lines : lines.filter { $0.count >= lineMin })
+      parts.formUnion(lines.filter { $0.count >= (lines.count == 1 ? hiddenMin : lineMin) })
     }
-    parts.remove("")
-    var text = text
-    // The longer first: one may be a part of another.
-    for part in parts.sorted(by: { $0.utf8.count > $1.utf8.count }) {
-      text = text.replacing(part, with: placeholder)
+    if parts.isEmpty { return text }
+    let hidden = parts.map { Array($0.utf8) }
+    let beginnings = Set(hidden.map { $0[0] })
+    let bytes = Array(text.utf8)
+    /// Where the longest one that begins there ends.
+    func end(at start: Int) -> Int? {
+      guard beginnings.contains(bytes[start]) else { return nil }
+      let rest = bytes[start...]
+      return hidden.lazy.filter { rest.starts(with: $0) }.map(\.count).max().map { start + $0 }
     }
-    return text
+    var out: [UInt8] = []
+    var at = 0
+    while at < bytes.count {
+      // Of an earlier reading.
+      if bytes[at] == UInt8(ascii: "<"), bytes[at...].starts(with: placeholder.utf8) {
+        out += placeholder.utf8
+        at += placeholder.utf8.count
+        continue
+      }
+      guard var last = end(at: at) else {
+        out.append(bytes[at])
+        at += 1
+        continue
+      }
+      while at + 1 < last {
+        at += 1
+        if let further = end(at: at) { last = max(last, further) }
+      }
+      out += placeholder.utf8
+      at = last
+    }
+    return String(decoding: out, as: UTF8.self)
   }
 
+  /// Characters; shorter ones are found everywhere, and hiding them would hide the text instead.
+  private static let hiddenMin = 3
   /// Characters; shorter lines than this are everybody's (`}`).
   private static let lineMin = 4
 }
@@ -117,7 +145,7 @@ extension TaskSpec {
   /// GPUs per node, rounded up; 0 without any. What SKYPILOT_NUM_GPUS_PER_NODE says.
   package func gpusPerNode(of chosen: ResourceSpec) -> Int {
     guard let count = chosen.accelerator?.count.value else { return 0 }
-    return Int(min(count.rounded(.up), 1_000_000))
+    return min(Int(clamping: count.rounded(.up)), 1_000_000)
   }
 
   /// The port of a replica that takes traffic and probes, once `checkService` has passed.

@@ -37,7 +37,7 @@ enum History {
     for it in reply.versions {
       table.rows.append([
         Cell(String(it.version)), Cell(Durations.ago(it.createdAt, now: now)),
-        Cell(it.version == 1 ? "-" : it.mode.rawValue),
+        Cell(mode(it) ?? "-"),
         Cell(it.wasReady ? "yes" : "no", it.wasReady ? .green : nil),
         Cell(it.isActive ? "yes" : "no", it.isActive ? .green : nil), Cell(it.policy), Cell(it.requestedResources),
         Cell(it.rollbackOf.map { "rollback of \($0)" } ?? "-"),
@@ -45,6 +45,9 @@ enum History {
     }
     return table.render(on: terminal)
   }
+
+  /// The first version came about by no update.
+  private static func mode(_ it: HistoryReply.Version) -> String? { it.version == 1 ? nil : it.mode.rawValue }
 
   private static func json(_ reply: HistoryReply) -> PlainValue {
     .map([
@@ -55,7 +58,7 @@ enum History {
           reply.versions.map { it in
             .map([
               .init("version", .int(it.version)), .init("created_at", .time(it.createdAt)),
-              .init("mode", .string(it.mode.rawValue)), .init("was_ready", .bool(it.wasReady)),
+              .init("mode", mode(it).map(PlainValue.string) ?? .null), .init("was_ready", .bool(it.wasReady)),
               .init("is_active", .bool(it.isActive)), .init("rollback_of", it.rollbackOf.map(PlainValue.int) ?? .null),
               .init("policy", .string(it.policy)), .init("requested_resources_str", .string(it.requestedResources)),
               .init("yaml", .string(it.yaml)),

@@ -55,6 +55,9 @@ enum Logs {
       for try await bytes in try await controller.logs(name, targets[0], follow: follows, tail: tail) {
         terminal.write(bytes)
       }
+    } catch let error as HttpError where error.kind == .closed {
+      // A log that has ended says so.
+      throw Stop.failure("the controller has ended; run the command again")
     } catch let error as ApiError {
       if case .replica(let id) = targets[0], !error.isNotFound {
         throw Stop.failure("Failed to stream logs for replica \(id).\n\(error.description)")
@@ -116,6 +119,8 @@ enum Logs {
         for try await bytes in try await controller.logs(service.name, target, follow: false, tail: tail) {
           try handle.write(contentsOf: Data(bytes))
         }
+      } catch let error as HttpError where error.kind == .closed {
+        throw Stop.failure("the controller has ended; run the command again")
       } catch let error as ApiError where error.isNotFound {
         terminal.note(error.description)
       }
@@ -131,7 +136,7 @@ enum Logs {
       let text = String(number ?? 0)
       return String(repeating: "0", count: max(0, count - text.count)) + text
     }
-    let micros = Int((time - time.rounded(.down)) * 1e6)
+    let micros = Int(clamping: (time - time.rounded(.down)) * 1e6)
     return [
       digits(parts.year, 4), digits(parts.month, 2), digits(parts.day, 2), digits(parts.hour, 2),
       digits(parts.minute, 2), digits(parts.second, 2), digits(micros, 6),

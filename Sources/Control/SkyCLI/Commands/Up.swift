@@ -19,10 +19,11 @@ enum Up {
     let terminal = session.terminal
     let file = try ServiceFile.read(call, session)
     let task = try file.complete(session)
+    for warning in file.warnings { terminal.note(warning.description) }
     let name = call.text(.serviceName) ?? generatedName(session.random())
     do throws(SpecError) { try ServiceName.check(name) } catch { throw Stop.failure(error.message) }
 
-    try await Plan.show(task, heading: "Each replica", session)
+    try await Plan.show(task, heading: "Each replica", call, session)
     if !call.isOn(.yes) { try terminal.confirm("Launching a new service '\(name)'. Proceed?") }
 
     terminal.print(terminal.paint("Launching controller for '\(name)'...", .yellow))
@@ -72,12 +73,17 @@ enum Up {
 /// What `up` and `update` show before they ask.
 enum Plan {
   static func show(
-    _ task: TaskSpec, heading: String, _ session: Session
+    _ task: TaskSpec, heading: String, _ call: Call, _ session: Session
   ) async throws {
     let terminal = session.terminal
     terminal.print(terminal.paint("Service spec:", .cyan))
     terminal.print(task.hidingSecrets(task.service?.echo ?? ""))
-    let reply = try await session.estimate(task)
+    let reply: EstimateReply
+    do { reply = try await session.estimate(task) } catch let error as ApiError {
+      throw ApiError(error.kind, TaskOptions.naming(error.description, call))
+    } catch Stop.failure(let message) {
+      throw Stop.failure(TaskOptions.naming(message, call))
+    }
     terminal.print(terminal.paint("\(heading) will use the following resources (estimated):", .cyan))
     terminal.print(ResourceTable.text(reply.offers, numNodes: task.numNodes, on: terminal), terminator: "")
     for note in reply.notes { terminal.note(note) }

@@ -19,9 +19,11 @@ enum Update {
   static func run(_ call: Call, _ session: Session) async throws {
     let terminal = session.terminal
     let name = call.argument("SERVICE_NAME")
-    let task = try ServiceFile.read(call, session).complete(session)
+    let file = try ServiceFile.read(call, session)
+    let task = try file.complete(session)
+    for warning in file.warnings { terminal.note(warning.description) }
     let controller = try await running(name, task.service ?? ServiceSpec(), session)
-    try await Plan.show(task, heading: "New replica", session)
+    try await Plan.show(task, heading: "New replica", call, session)
     if !call.isOn(.yes) { try terminal.confirm("Updating service '\(name)'. Proceed?") }
     let mode = call.text(.mode) == "blue_green" ? UpdateMode.blueGreen : .rolling
     let request = UpdateRequest(task: try TaskText(task), mode: mode)

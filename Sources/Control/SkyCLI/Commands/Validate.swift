@@ -8,8 +8,10 @@ enum Validate {
     "validate", "Check a service YAML without launching anything.",
     text: [
       "Prints the service spec, or `FILE:LINE:COLUMN: what is wrong`. `-` reads the standard input.",
-      "Exit code 0: `sky serve up` would take the file; 1: it would not. JSON has the section as it will be used, "
-        + "values of probe headers included.",
+      "Exit code 0: the file is right. Why `sky serve up` would not take it here all the same (a folder that is missing, a "
+        + "secret to be given, more GPUs than there are) is told on standard error. 1: the file is not right.",
+      "JSON has the section as it will be used, values of probe headers included, and in `up` why `sky serve up` would "
+        + "refuse it here.",
       "Examples:",
       "  sky serve validate service.yaml\n  sky serve validate service.yaml -o json | jq .service",
     ],
@@ -39,15 +41,31 @@ enum Validate {
     let advice = file.task.service?.pool == nil ? Self.problem(file.check) : nil
     let problem = advice ?? refusal.map(file.placed)
     let answer = (refusal ?? advice).map(verdict) ?? "ok"
+    let stop = problem == nil ? await Self.stop(file, call, session) : nil
 
-    if isJson { terminal.print(json(file, answer, problem).pretty()) }
+    if isJson { terminal.print(json(file, answer, problem, stop).pretty()) }
     if let problem { throw Stop.file(problem.description) }
     if !isJson { terminal.print(file.task.hidingSecrets(file.task.service?.echo ?? ""), terminator: "") }
-    for missing in file.resolved(session).missing { terminal.note("\(missing.description)") }
-    for secret in file.task.missingSecrets {
-      terminal.note(
-        "\(name):\(file.mark(["secrets", secret])): '\(secret)' must be given with --secret at `sky serve up`.")
+    for warning in file.warnings { terminal.note(warning.description) }
+    if let stop { terminal.note("`sky serve up` would not take it here:\n\(stop)") }
+  }
+
+  /// Why `sky serve up` would stop, in its words and its order.
+  private static func stop(_ file: ServiceFile, _ call: Call, _ session: Session) async -> String? {
+    do throws(SpecError) {
+      try file.check()
+      try file.checkSecrets()
+    } catch {
+      return error.description
     }
+    let (task, missing) = file.resolved(session)
+    if !missing.isEmpty { return missing.map(\.description).joined(separator: "\n") }
+    var said: String?
+    do { _ = try session.machine().offers(for: task) } catch { said = TaskOptions.naming("\(error)", call) }
+    if said == nil, let tls = task.service?.tls {
+      said = await StagedTls.refusal(of: tls, environment: session.environment)
+    }
+    return said.map(file.task.hidingSecrets)
   }
 
   private static func problem(_ check: () throws(SpecError) -> Void) -> SpecError? {
@@ -67,7 +85,9 @@ enum Validate {
       ]))
   }
 
-  private static func json(_ file: ServiceFile, _ answer: String, _ problem: SpecError?) -> PlainValue {
+  private static func json(
+    _ file: ServiceFile, _ answer: String, _ problem: SpecError?, _ stop: String?
+  ) -> PlainValue {
     let task = file.task
     var all: [PlainValue.Member] = [.init("file", .string(file.name)), .init("parse", .string("ok"))]
     if let name = task.name { all.append(.init("name", .string(name))) }
@@ -84,7 +104,7 @@ enum Validate {
       .init("secrets", task.namedSecrets),
       .init("null_envs", .list(file.namesWithoutValue("envs").map(PlainValue.string))),
       .init("null_secrets", .list(file.namesWithoutValue("secrets").map(PlainValue.string))),
-      .init("validate", .string(answer)),
+      .init("validate", .string(answer)), .init("up", stop.map(PlainValue.string) ?? .null),
     ]
     if let problem { all.append(place(problem)) }
     return .map(all)
