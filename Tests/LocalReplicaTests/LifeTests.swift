@@ -228,6 +228,17 @@ extension LocalReplicas {
       }
     }
 
+    /// What a trap starts is not asked to end as well, however long it takes.
+    @Test func aTrapHasItsTime() async throws {
+      try await inWorld(grace: 20) { world in
+        let trap = "trap \"sh -c 'sleep 1.3 && echo cleaned'; exit\" TERM; echo here; sleep 1000 & wait"
+        try await world.launch(task(run: trap))
+        #expect(await comes { world.runLog() == "here\n" })
+        try await world.stop()
+        #expect(world.runLog() == "here\ncleaned\n")
+      }
+    }
+
     /// Wherever a launch is when its replica is stopped: there is one end, and it is the end.
     @Test func aStopDuringALaunchLeavesNothing() async throws {
       var chance = Chance()

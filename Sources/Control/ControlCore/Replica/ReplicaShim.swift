@@ -403,11 +403,13 @@ private final class Shim {
   }
 
   /// SIGTERM to the user's shells, to what they started, and to what has lost its parent. What lies deeper is left to
-  /// its parent, which knows how to end it (a server with workers), until that has gone.
+  /// its parent, which knows how to end it (a server with workers), until that has gone; and what a shell starts when
+  /// it has been asked is what it has to do before its end (`trap 'curl …/deregister; exit' TERM`).
   private func askToEnd(_ asked: inout Set<pid_t>) {
     let children = ProcessTable.children()
     let near = children[getpid()] ?? []
-    for pid in near + near.filter(shells.contains).flatMap({ children[$0] ?? [] }) where asked.insert(pid).inserted {
+    let started = asked.isEmpty ? near.filter(shells.contains).flatMap { children[$0] ?? [] } : []
+    for pid in near + started where asked.insert(pid).inserted {
       kill(pid, SIGTERM)
     }
   }
