@@ -263,7 +263,7 @@ private struct Scene {
   }
 
   /// Ready for a moment and gone, again and again.
-  @Test func whatDoesNotStayReadySlowsDownToo() throws {
+  @Test func whatDoesNotStayReadyIsNotLaunchedEverySecond() throws {
     var scene = try Scene("replicas: 1")
     var waits: [Double] = []
     for id in 1...5 {
@@ -279,12 +279,12 @@ private struct Scene {
       }
       waits.append(scene.seen.now - failedAt)
     }
-    #expect(waits[0] == 0 && waits[1] >= 10 && waits[2] >= 20 && waits[3] >= 40 && waits[3] < 61, "\(waits)")
+    #expect(waits[0] == 0 && waits.dropFirst().allSatisfy { $0 >= 10 && $0 < 11 }, "\(waits)")
     // One that stays makes good for the others.
     scene.up(6)
     scene.probe(true, 6, after: 1)
     scene.probe(true, 6, after: 50)
-    #expect(scene.state.service.failuresInARow == 5)
+    #expect(scene.state.service.failuresInARow == 1)
     scene.probe(true, 6, after: 10)
     #expect(scene.state.service.failuresInARow == 0)
   }

@@ -8,7 +8,7 @@ import Testing
   @Test(arguments: ["calm", "crashes", "chaos", "faults", "stuck", "clock"])
   func seeds(of profile: String) throws {
     let result = try run(
-      Places.program("sky-control-sim"), ["--seeds", "8", "--profile", profile], deadline: 300)
+      Places.program("sky-control-sim"), ["--seeds", "4", "--profile", profile], deadline: 300)
     #expect(result.exit == .code(0), "\(result.output)\(result.errors)")
   }
 

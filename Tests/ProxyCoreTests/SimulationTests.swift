@@ -1,5 +1,5 @@
-// The engine in the simulated world (Tests/ProxySim): a few hundred seeds of every profile, and the seeds that found
-// bugs. `swift run -c release sky-sim` runs as many as there is time for.
+// The engine in the simulated world (Tests/ProxySim), with the checks of a debug build: some seeds of every profile, and
+// the seeds that found bugs. `swift run -c release sky-sim` runs as many as there is time for.
 
 import ProxySim
 import Testing
@@ -23,7 +23,7 @@ import Testing
   func seeds(of name: String) throws {
     let profile = try #require(Profile.named(name))
     // Runs of stalled streams take many turns.
-    for seed in 1...(name == "stalls" ? 20 : 40) as ClosedRange<UInt64> { check(profile, seed) }
+    for seed in 1...(name == "stalls" ? 10 : 20) as ClosedRange<UInt64> { check(profile, seed) }
   }
 
   /// Seeds that found something, under what was wrong. A change to what a run draws moves them: find new ones then.

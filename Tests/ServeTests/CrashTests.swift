@@ -72,8 +72,8 @@ extension Serve {
       for _ in 0..<5 {
         var what = chance.below(15) + 1
         if what & 12 != 0 {
-          // One replica at a time, and a whole one: those that fail again and again are waited for ever longer.
-          try home.awaitSettled("web", 2)
+          // One replica at a time, and a whole one: those that fail one after the other are waited for 10 s.
+          try home.awaitSettled("web", 2, 3 * patience)
           if what & 4 != 0 { what &= ~8 }
         }
         if what & 1 != 0 { home.killController() }
@@ -88,7 +88,7 @@ extension Serve {
         if what & 1 != 0 { try home.startController() }
         seen.formUnion(try home.replicas("web").map(\.replicaId))
       }
-      try home.awaitSettled("web", 2)
+      try home.awaitSettled("web", 2, 3 * patience)
       try home.await("served") { try home.fetch("web").status == 200 }
       let counts = launches(home)
       #expect(counts.values.allSatisfy { $0 <= 1 }, "\(chance.replay()): launched twice: \(counts) \(home.logs)")

@@ -191,11 +191,11 @@ extension Reconciler.Pass {
       record.failingSince = nil
       if record.firstReadyAt == nil {
         record.firstReadyAt = probe.at
-        // The others may try at once.
+        // It works. One failure stays in mind until it has done so for a while: what always ends soon after it was
+        // ready is not to be launched every second.
+        state.service.failuresInARow = min(state.service.failuresInARow, 1)
         state.service.launchNotBefore = nil
       }
-      // It works: what failed before does not count any more. Not before, or one that always ends soon after it was
-      // ready would be launched every few seconds.
       if let steadyAt = record.firstReadyAt.map({ $0 + Reconciler.Limits.steadySeconds }), probe.at >= steadyAt,
         probedBefore < steadyAt
       {

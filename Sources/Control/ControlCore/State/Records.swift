@@ -196,7 +196,8 @@ package struct ServiceRecord: Hashable, Codable, Sendable {
   package var plannedAt: Double?
   package var published = Published()
   package var activeVersions: [Int] = []
-  /// Replicas that failed since the last one that became ready, and until when no other is tried.
+  /// Replicas that failed since the last one that stayed ready (one that became ready leaves one of them), and until
+  /// when no other is tried.
   package var failuresInARow = 0
   package var launchNotBefore: Double?
 
