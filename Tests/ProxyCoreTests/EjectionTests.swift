@@ -1,6 +1,5 @@
 // When a replica that has failed is tried again, and with what.
 
-import Synchronization
 import Testing
 
 @testable import ProxyCore
@@ -118,32 +117,16 @@ import Testing
 
   /// Two that are well by turns, and a pick that looks at the one and then at the other.
   @Test func oneOfTwoIsAlwaysWell() throws {
-    let board = board
-    let rule = rule
     fail(at: 1, refused: true)
-    let isOver = Atomic<Bool>(false)
-    let picks = Atomic<Int>(0)
-    let misses = Atomic<Int>(0)
-    let picker = try #require(
-      ControlThread.start("test-picker") {
-        while !isOver.load(ordering: .relaxed) {
-          if case .replica(var lease) = board.pick(tried: Tried(), isHarmless: false, now: 2, rule: rule) {
-            board.release(&lease)
-          } else {
-            misses.wrappingAdd(1, ordering: .relaxed)
-          }
-          picks.wrappingAdd(1, ordering: .relaxed)
-        }
-      })
+    let picker = try Picker(board, isHarmless: false, now: 2)
     var round: UInt32 = 0
-    while picks.load(ordering: .relaxed) < 200_000 {
+    while picker.picks < 200_000 {
       var well = board.lease(round & 1)
       board.succeeded(&well)
       board.failed(board.lease(1 - round & 1), refused: true, now: 1, rule: rule)
       round += 1
     }
-    isOver.store(true, ordering: .relaxed)
-    picker.join()
-    #expect(misses.load(ordering: .relaxed) == 0, "of \(picks.load(ordering: .relaxed)) picks")
+    picker.end()
+    #expect(picker.misses == 0, "of \(picker.picks) picks")
   }
 }

@@ -2,7 +2,6 @@
 
 import Glibc
 import ProxyWire
-import Synchronization
 import Testing
 
 @testable import ProxyCore
@@ -160,35 +159,21 @@ import Testing
   @Test(arguments: [("places wander", 40), ("through many places", 1000)])
   func thereIsAlwaysOneToPick(_ name: String, _ listsPerSettling: Int) throws {
     let fixture = Fixture(places: 2048)
-    let board = fixture.board
     func list(_ round: Int) -> [ReplicaEntry] {
       // By turns one replaces the other, and one begins to drain as the other is taken back.
       [entry("a", generation: UInt64(1 + round / 3), round % 3 == 1 ? .draining : .ready)]
         + (round % 3 == 0 ? [] : [entry("b", generation: UInt64(1 + round / 3), round % 3 == 1 ? .ready : .draining)])
     }
     _ = try fixture.membership.apply(snapshot(1, list(0)), now: 0)
-    let isOver = Atomic<Bool>(false)
-    let picks = Atomic<Int>(0)
-    let misses = Atomic<Int>(0)
-    let picker = try #require(
-      ControlThread.start("test-picker") {
-        while !isOver.load(ordering: .relaxed) {
-          switch board.pick(tried: Tried(), isHarmless: true, now: 0, rule: EjectionRule()) {
-          case .replica(var lease): board.release(&lease)
-          case .full, .ejected, .empty: misses.wrappingAdd(1, ordering: .relaxed)
-          }
-          picks.wrappingAdd(1, ordering: .relaxed)
-        }
-      })
+    let picker = try Picker(fixture.board, isHarmless: true, now: 0)
     var round = 0
-    while picks.load(ordering: .relaxed) < 200_000 || round < 3_000 {
+    while picker.picks < 200_000 || round < 3_000 {
       round += 1
       let now = UInt64(round / listsPerSettling) * 2 * Self.second
       _ = try fixture.membership.apply(snapshot(UInt64(round + 1), list(round)), now: now)
     }
-    isOver.store(true, ordering: .relaxed)
-    picker.join()
-    #expect(misses.load(ordering: .relaxed) == 0, "of \(picks.load(ordering: .relaxed)) picks, \(round) lists")
+    picker.end()
+    #expect(picker.misses == 0, "of \(picker.picks) picks, \(round) lists")
   }
 
   @Test func manyReplicasTakeMilliseconds() throws {

@@ -18,6 +18,9 @@ enum Logs {
     ],
     flags: [.follow, .controller, .loadBalancer, .syncDown, .tail], action: run)
 
+  /// A log that has ended says so; one that breaks off has lost who sent it.
+  private static let controllerEnded = Stop.failure("the controller has ended; run the command again")
+
   static func run(_ call: Call, _ session: Session) async throws {
     let terminal = session.terminal
     let name = call.argument("SERVICE_NAME")
@@ -56,8 +59,7 @@ enum Logs {
         terminal.write(bytes)
       }
     } catch let error as HttpError where error.kind == .closed {
-      // A log that has ended says so.
-      throw Stop.failure("the controller has ended; run the command again")
+      throw controllerEnded
     } catch let error as ApiError {
       if case .replica(let id) = targets[0], !error.isNotFound {
         throw Stop.failure("Failed to stream logs for replica \(id).\n\(error.description)")
@@ -120,7 +122,7 @@ enum Logs {
           try handle.write(contentsOf: Data(bytes))
         }
       } catch let error as HttpError where error.kind == .closed {
-        throw Stop.failure("the controller has ended; run the command again")
+        throw controllerEnded
       } catch let error as ApiError where error.isNotFound {
         terminal.note(error.description)
       }

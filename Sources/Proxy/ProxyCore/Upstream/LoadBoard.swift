@@ -527,9 +527,9 @@ extension LoadBoard {
   /// The replica took a connection; whether it answers is another question.
   @inline(__always)
   package func reached(_ lease: Lease) {
-    let unreachable = health + Int(lease.replica)
-    if unreachable.pointee.unreachable.load(ordering: .relaxed) != 0 {
-      unreachable.pointee.unreachable.store(0, ordering: .relaxed)
+    let health = health + Int(lease.replica)
+    if health.pointee.unreachable.load(ordering: .relaxed) != 0 {
+      health.pointee.unreachable.store(0, ordering: .relaxed)
     }
   }
 
@@ -628,7 +628,7 @@ extension LoadBoard {
   }
 
   /// To be said before whoever opened one shuts another: see `pick`.
-  fileprivate func opened() { shared.pointee.openings.wrappingAdd(1, ordering: .acquiringAndReleasing) }
+  private func opened() { shared.pointee.openings.wrappingAdd(1, ordering: .acquiringAndReleasing) }
 
   /// Changes weight and limit in place; the exchanges it has are untouched. `maxInFlight` 0 = no limit.
   package func adjust(_ index: Int, weight: Double, maxInFlight: UInt32) {
