@@ -102,6 +102,8 @@ final class Link {
   var receiveOp = -1
   var sendOp = -1
   var watchOp = -1
+  /// What the armed watch has told.
+  var watchSeen: Int32 = 0
   var connectOp = -1
   /// Queued, not yet with the kernel.
   var receiveQueued = false

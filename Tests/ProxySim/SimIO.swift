@@ -28,7 +28,7 @@ package struct SimIO: RingIO, ~Copyable {
   package mutating func send(_ fd: Int32, gathering slices: UnsafePointer<IOSlice>, _ count: Int, token: Token) {
     world.send(fd, slices, count, token: token)
   }
-  package mutating func watch(_ fd: Int32, fin: Bool, token: Token) { world.watch(fd, fin: fin, token: token) }
+  package mutating func watch(_ fd: Int32, token: Token) { world.watch(fd, token: token) }
   package mutating func connect(_ fd: Int32, to address: UnsafePointer<SocketAddress>, token: Token) {
     world.connect(fd, to: address, token: token)
   }
@@ -43,6 +43,7 @@ package struct SimIO: RingIO, ~Copyable {
   package mutating func delayAcks(_ fd: Int32, _ isOn: Bool) {}
   package mutating func resetOnClose(_ fd: Int32) { world.resetOnClose(fd) }
   package mutating func unread(on fd: Int32) -> Unread { world.unread(on: fd) }
+  package mutating func unacknowledgedNs(on fd: Int32) -> UInt64 { 0 }
   package mutating func peerAddress(of fd: Int32) -> SocketAddress { world.peerAddress(of: fd) }
 
   package var bufferSize: Int { world.bufferBytes }

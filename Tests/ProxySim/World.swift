@@ -44,7 +44,6 @@ package final class World {
     var checksum: UInt64 = 0
     var addressWord: UInt64 = 0
     var target = Token(raw: 0)
-    var watchesFin = false
     var how = ShutdownHow.both
     /// Its last completion is decided: posted, or on the calendar.
     var ended = false
@@ -298,13 +297,13 @@ package final class World {
     return value
   }
 
-  func watch(_ fd: Int32, fin: Bool, token: Token) {
+  func watch(_ fd: Int32, token: Token) {
     guard let link = openLink(fd, "watch") else { return }
-    log(fin ? "watch for the end: link" : "watch for a break: link", link.id)
+    log("watch: link", link.id)
     if link.watchOp >= 0 || link.watchQueued { fail("a second watch was armed on link \(link.id)") }
     link.watchQueued = true
-    let op = queue(.watch, token, link: link)
-    ops[op].watchesFin = fin
+    link.watchSeen = 0
+    _ = queue(.watch, token, link: link)
   }
 
   func unread(on fd: Int32) -> Unread {
@@ -614,12 +613,11 @@ package final class World {
     if link.proxyDead || (link.proxyShutWrite && (link.toProxy.finArrived || link.proxyShutRead)) {
       found |= PeerEnd.both
     }
-    if ops[op].watchesFin && (link.proxyDead || link.toProxy.finArrived || link.proxyShutRead) {
-      found |= PeerEnd.fin
-    }
-    guard found != 0 else { return }
-    link.watchOp = -1
-    finish(op, found)
+    if link.proxyDead || link.toProxy.finArrived || link.proxyShutRead { found |= PeerEnd.fin }
+    // Edge triggered: each change once.
+    guard found != link.watchSeen else { return }
+    link.watchSeen = found
+    post(op, found, more: true)
   }
 
   // MARK: sending

@@ -133,9 +133,10 @@ static inline void sky_prep_sendmsg(struct io_uring_sqe *s, int fd, struct msghd
   s->user_data = token;
 }
 
-static inline void sky_prep_poll(struct io_uring_sqe *s, int fd, uint32_t events, uint64_t token) {
+static inline void sky_prep_poll_multishot(struct io_uring_sqe *s, int fd, uint32_t events, uint64_t token) {
   s->opcode = IORING_OP_POLL_ADD;
   s->fd = fd;
+  s->len = IORING_POLL_ADD_MULTI;
   s->poll32_events = events;
   s->user_data = token;
 }
@@ -217,11 +218,25 @@ static inline uint64_t sky_monotonic_ns(void) {
   return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
 }
 
-static inline int sky_socket(int family) {
+// The kernel asks a silent peer after `idle` seconds whether it is still there, and gives it up when six probes, ten
+// seconds apart, bring no answer (man 7 tcp). 0: never. Accepted sockets inherit it from the listening one.
+static inline void sky_keepalive(int fd, unsigned idle) {
+  int on = 1, start = (int)idle, interval = idle < 10 ? (int)idle : 10, probes = 6;
+  if (!idle) return;
+  setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &start, sizeof start);
+  setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof interval);
+  setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
+  setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+}
+
+static inline int sky_socket(int family, unsigned keepalive) {
   int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd < 0) return -errno;
   int one = 1;
-  if (family != AF_UNIX) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  if (family != AF_UNIX) {
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    sky_keepalive(fd, keepalive);
+  }
   return fd;
 }
 // 0: acknowledgements wait for something to send, or for the second piece that comes (man 7 tcp, TCP_QUICKACK).
@@ -244,6 +259,14 @@ static inline int sky_unread(int fd, uint64_t *silence_ns) {
     *silence_ns = bytes ? 0 : UINT64_MAX;
   }
   return bytes;
+}
+// Milliseconds since the peer acknowledged anything, while sent bytes or probes of its closed window wait for that;
+// 0 otherwise. A peer that is alive and does not read acknowledges probes (man 7 tcp, TCP_INFO).
+static inline unsigned sky_unacknowledged_ms(int fd) {
+  struct tcp_info info;
+  socklen_t length = sizeof info;
+  if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length)) return 0;
+  return info.tcpi_unacked > 0 || info.tcpi_probes > 1 ? info.tcpi_last_ack_recv : 0;
 }
 static inline int sky_peer_address(int fd, void *address, unsigned *length) {
   return getpeername(fd, (struct sockaddr *)address, length);

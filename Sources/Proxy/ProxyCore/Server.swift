@@ -51,6 +51,7 @@ package final class Server {
     options.completions = UInt32(plan.completions)
     options.buffers = config.buffers
     options.bufferBytes = config.bufferSize
+    options.keepaliveSeconds = engine.keepaliveSeconds
     options.batchWaitUs = UInt32(config.batchWaitNs / 1000)
     for index in 0..<workers {
       threads.append(
@@ -146,7 +147,7 @@ package final class Server {
         sockets.append(first)
         continue
       }
-      let fd = openListener(&address)
+      let fd = openListener(&address, keepaliveSeconds: EngineConfig(config).keepaliveSeconds)
       if fd < 0 { throw cannotListen(endpoint, -fd) }
       if config.sendBuffer > 0 {
         // Accepted sockets inherit it. The kernel doubles the value for its own bookkeeping (man 7 socket).

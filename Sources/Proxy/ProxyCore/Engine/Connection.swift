@@ -12,7 +12,7 @@ package enum Side: UInt8, BitwiseCopyable { case downstream, upstream }
 ///                  ▼               ▼
 ///               replying ──▶ lingering ──▶ stopping
 /// ```
-/// `stopping` ends when the kernel holds nothing of the slot any more (DESIGN rule 4), then it is free.
+/// `stopping` ends when the kernel holds nothing of the slot any more; only then is the slot free.
 package enum ConnectionState: UInt8, BitwiseCopyable {
   case free
   /// Waiting for, or in the middle of, a request head.
@@ -33,51 +33,57 @@ package enum ConnectionState: UInt8, BitwiseCopyable {
   case stopping
 }
 
-/// A set of bits. Not an `OptionSet`: its generic operations look up metadata, which hot paths may not.
+/// Receiving from a socket:
+/// ```
+/// idle ──▶ armed ──▶ idle (its byte limit was reached) ──▶ paused (the other side cannot take more) ──▶ armed …
+///            ├──▶ starved (no lent buffer was free; on the starved list) ──▶ armed
+///            └──▶ ended (the peer's FIN, or an error)
+/// ```
+package enum ReceiveState: UInt8, BitwiseCopyable { case idle, armed, paused, starved, ended }
+
+/// Sending to a socket:
+/// ```
+/// idle ──▶ due (on the list of what is sent at the end of this turn) ──▶ sending ──▶ idle | due
+///                                                    sending ──▶ interrupted (cancelled to learn how much has gone)
+///                                                    sending ──▶ broken (failed after bytes had gone)
+/// ```
+package enum SendState: UInt8, BitwiseCopyable { case idle, due, sending, interrupted, broken }
+
+/// Our half of the connection:
+/// ```
+/// open ──▶ endAfterQueue (tunnel: our FIN follows the queue) ──▶ ended
+///   └────▶ closeAfterQueue (the queue, our FIN, then lingering) ──▶ ended
+/// ```
+package enum CloseState: UInt8, BitwiseCopyable { case open, endAfterQueue, closeAfterQueue, ended }
+
+/// Facts that are independent of each other and of the states above. Not an `OptionSet`: its generic operations look up
+/// metadata, which hot paths may not.
 package struct ConnectionFlags: BitwiseCopyable {
-  private var bits: UInt32
+  private var bits: UInt16
   @inline(__always)
-  private init(_ bits: UInt32) { self.bits = bits }
+  private init(_ bits: UInt16) { self.bits = bits }
   package static var none: ConnectionFlags { @inline(__always) get { ConnectionFlags(0) } }
-  package static var receiving: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 0) } }
-  package static var sending: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 1) } }
-  /// The peer has sent its FIN.
-  package static var ended: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 2) } }
-  /// Receive is stopped on purpose: the other side cannot take more.
-  package static var paused: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 3) } }
-  /// Receive ended because no lent buffer was free; on the starved list.
-  package static var starved: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 4) } }
-  package static var shutdownSent: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 5) } }
   /// Close with RST: what was sent must not look complete.
-  package static var reset: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 6) } }
-  /// Close after the queue has been sent.
-  package static var closeWhenSent: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 7) } }
-  /// Send our FIN when the queue has been sent (tunnels).
-  package static var endWhenSent: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 8) } }
-  package static var closing: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 9) } }
+  package static var reset: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 0) } }
   /// Nothing has been sent on it for its present exchange.
-  package static var untouched: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 10) } }
-  /// Cancels are sent at most once per operation, one at a time.
-  package static var cancelling: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 11) } }
-  package static var receiveCancelled: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 12) } }
-  package static var sendCancelled: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 13) } }
-  /// Sending failed after some bytes had gone: what the replica has to say may still arrive.
-  package static let sendBroken = ConnectionFlags(1 << 14)
-  /// The send under way was cancelled to learn how much has gone; it goes on from there (Spill).
-  package static var interrupted: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 16) } }
-  /// Part of its queue was moved to spill memory: nothing more is received for it until the queue is empty.
-  package static var spilled: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 17) } }
-  /// Its socket is watched for the end of its stream (Watch); the watch has been cancelled.
-  package static var watching: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 18) } }
-  package static var watchCancelled: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 19) } }
+  package static var untouched: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 1) } }
+  /// A cancel is under way. Cancels are sent at most once per operation, one at a time.
+  package static var cancelling: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 2) } }
+  package static var receiveCancelled: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 3) } }
+  package static var sendCancelled: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 4) } }
+  package static var watchCancelled: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 5) } }
+  /// Its socket is watched for the end of its stream (Watch).
+  package static var watching: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 6) } }
   /// Its FIN has been seen behind bytes that are still to be received, and it may await answers.
-  package static var finSeen: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 20) } }
-  /// On the list of what is sent at the end of this turn.
-  package static var sendDue: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 21) } }
+  package static var finSeen: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 7) } }
+  /// Part of its queue was moved to spill memory: nothing more is received for it until the queue is empty.
+  package static var spilled: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 8) } }
   /// The kernel was told to wait with acknowledgements (Acknowledge).
-  package static var acksWait: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 22) } }
+  package static var acksWait: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 9) } }
   /// A client whose TLS is spoken elsewhere: the descriptor is the plain end of a socket pair.
-  package static var tls: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 15) } }
+  package static var tls: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 10) } }
+  /// On the list of faults to be settled at the end of the turn (Ending).
+  package static var faulty: ConnectionFlags { @inline(__always) get { ConnectionFlags(1 << 11) } }
 
   @inline(__always)
   package static func | (a: ConnectionFlags, b: ConnectionFlags) -> ConnectionFlags { ConnectionFlags(a.bits | b.bits) }
@@ -97,7 +103,15 @@ package struct Connection: TableSlot {
   package var fd: Int32
   package var side: Side
   package var state: ConnectionState
+  package var receive: ReceiveState
+  package var send: SendState
+  package var close: CloseState
   package var flags: ConnectionFlags
+  /// What is wrong with it, where the `faulty` flag is set; the next on the list.
+  package var fault: Fault
+  package var nextFaulty: UInt32
+  /// What it owes and until when (Deadlines).
+  package var dues: Dues
   /// Operations the kernel holds for this slot.
   package var operations: UInt16
   /// Segments of `queue` that are in the send now under way.
@@ -123,6 +137,10 @@ package struct Connection: TableSlot {
   package var keepAliveSeconds: UInt32
   /// When it was last parked; 0 = never.
   package var parkedAt: UInt64
+  /// Bytes of a request body that nobody wants any more, still to be thrown away before the next head.
+  package var discard: UInt32
+  /// When a lingering client is closed at the latest.
+  package var lingerUntil: UInt64
   /// When bytes last came: tells a half-close from a leaving client.
   package var receivedAt: UInt64
   /// When a send was last begun or finished: tells a stalled peer.
@@ -136,14 +154,36 @@ package struct Connection: TableSlot {
   package var tlsName: TlsName
   /// Bytes of the client's address text, which is kept beside the slot table (`peerTextStride` bytes per slot).
   package var peerCount: UInt8
+
+  /// A send is under way.
+  @inline(__always)
+  package var isSending: Bool { send == .sending || send == .interrupted }
+  /// The connection is being closed: nothing is received, queued or decided for it any more.
+  @inline(__always)
+  package var isStopping: Bool { state == .stopping }
+  /// Nothing more is to be done with its bytes: it is being closed, or its fault waits to be settled.
+  @inline(__always)
+  package var isOver: Bool { state == .stopping || flags.contains(.faulty) }
+  /// Not one byte of the present request has been accepted by the socket.
+  @inline(__always)
+  package var hasSentNothing: Bool { flags.contains(.untouched) && !isSending }
 }
 
 /// Room for the text of any address: INET6_ADDRSTRLEN is 46.
 package let peerTextStride = 48
 
+/// A request's way, each phase with the deadline that is owed in it (Deadlines):
+/// ```
+/// (reading a head: idle, head) ──▶ admit ──▶ placing ──▶ connecting ──▶ waiting ──▶ streaming ──▶ done
+///                                              │ ▲         connect      response      bodyStall
+///                                              ▼ │                        └──▶ tunnel ──▶ done
+///                                            queued                             tunnel
+///                                            queue
+/// ```
+/// Beside them: bodyStall while the client's body is awaited, sendStall while a peer has to take bytes, liveness always.
 package enum ExchangePhase: UInt8, BitwiseCopyable {
   /// The head is complete; the pick comes after all completions of this turn.
-  case ready
+  case placing
   /// All replicas are at their limit.
   case queued
   case connecting
@@ -177,9 +217,11 @@ package struct ExchangeFlags: BitwiseCopyable {
   /// Only a new connection may carry the next attempt.
   package static var freshOnly: ExchangeFlags { @inline(__always) get { ExchangeFlags(1 << 13) } }
   package static var gatheringTrailers: ExchangeFlags { @inline(__always) get { ExchangeFlags(1 << 14) } }
+  package static var gatheringRequestTrailers: ExchangeFlags { @inline(__always) get { ExchangeFlags(1 << 15) } }
   /// An interim response has come: the replica has begun.
-  package static let interimSeen = ExchangeFlags(1 << 16)
-  package static let gatheringRequestTrailers = ExchangeFlags(1 << 15)
+  package static var interimSeen: ExchangeFlags { @inline(__always) get { ExchangeFlags(1 << 16) } }
+  /// The client may wait for 100 (Continue) before it sends its body.
+  package static var expectsContinue: ExchangeFlags { @inline(__always) get { ExchangeFlags(1 << 8) } }
 
   @inline(__always)
   package static func | (a: ExchangeFlags, b: ExchangeFlags) -> ExchangeFlags { ExchangeFlags(a.bits | b.bits) }
@@ -203,17 +245,19 @@ package struct Exchange: TableSlot {
   package var prev = noSlot
   package var lease = Lease.none
   package var flags = ExchangeFlags.none
-  package var phase = ExchangePhase.ready
+  package var phase = ExchangePhase.placing
   package var attempts: UInt8 = 0
+  /// Connections that were refused and did not count as attempts.
+  package var refusals: UInt16 = 0
   /// Interim responses that have come.
-  package var interims: UInt8 = 0
+  package var interims: UInt32 = 0
   /// Small pieces of the response's body that have come, modulo 256.
   package var pieces: UInt8 = 0
   package var requestFraming = BodyFraming.none
   package var responseFraming = BodyFraming.none
   package var status: UInt16 = 0
-  /// What the client is told if no other attempt can be made.
-  package var failure = LocalReply.noReplica
+  /// Why the last attempt failed: what the client is told if no other can be made.
+  package var fault = Fault.none
   package var tried = Tried()
   /// Bytes of a length-framed body still to come.
   package var requestLeft: UInt64 = 0

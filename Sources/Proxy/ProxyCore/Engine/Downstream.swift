@@ -1,6 +1,9 @@
 // The client side: heads are read and refused or begun, clients that leave are noticed in every phase, and what the
 // proxy answers itself is sent.
 
+/// Pieces that may wait to be sent to a client when its next pipelined request begins. Short answers share a piece.
+private let pipelineMost: UInt32 = 4
+
 extension Worker where IO: ~Copyable {
   // MARK: bytes from the client
 
@@ -12,14 +15,27 @@ extension Worker where IO: ~Copyable {
     connection.pointee.receivedAt = io.now
     switch connection.pointee.state {
     case .readingHead:
-      readHead(slot, base, count, owner)
+      if connection.pointee.input.isEmpty && mayBegin(slot) {
+        readHead(slot, base, count, owner)
+      } else {
+        keepInput(slot, base, count, owner)
+      }
     case .exchanging:
       keepInput(slot, base, count, owner)
-      if connection.pointee.exchange != noSlot { pumpRequest(connection.pointee.exchange) }
+      let index = connection.pointee.exchange
+      if index == noSlot { return }
+      if !exchanges[index].pointee.flags.contains(.requestRead) { awaitBody(slot) }
+      pumpRequest(index)
     case .tunnel:
       tunnelReceived(slot, base, count, owner)
-    case .replying, .lingering:
+    case .replying:
       release(owner)
+    case .lingering:
+      release(owner)
+      // Read on until the client has surely seen the answer: it still sends (RFC 9112 9.6).
+      if io.now < connection.pointee.lingerUntil {
+        arm(slot, .linger, after: min(config.lingerNs, connection.pointee.lingerUntil - io.now))
+      }
     case .free, .connecting, .serving, .parked, .stopping:
       preconditionFailure("a client connection in a replica's state")
     }
@@ -34,23 +50,71 @@ extension Worker where IO: ~Copyable {
     if coalesce(base, count, owner, onto: &connection.pointee.input, inFlight: 0) { return }
     if !append(base, count, owner, to: &connection.pointee.input) {
       connection.pointee.flags.insert(.reset)
-      clientGone(slot)
+      mark(slot, Fault(.own, .head, .memory))
     }
   }
 
-  /// Takes heads from what is waiting, until an exchange begins or the input is used up.
-  mutating func readInput(_ slot: UInt32) {
+  /// Whether the next pipelined request may begin: while answers wait to be taken, no more are made, so a client that
+  /// does not read holds a bounded number of segments, blocks and buffers.
+  @inline(__always)
+  private func mayBegin(_ slot: UInt32) -> Bool {
+    let queue = connections[slot].pointee.queue
+    return queue.isEmpty || (queue.segments < pipelineMost && queue.bytes < config.streamWindow)
+  }
+
+  /// Takes heads from what waits, until an exchange begins, the input is used up, or too much waits to be sent: then a
+  /// send that makes room goes on with it (Pump).
+  mutating func readOn(_ slot: UInt32) {
     let connection = connections[slot]
-    while connection.pointee.state == .readingHead, let piece = popFirst(of: &connection.pointee.input) {
+    while connection.pointee.state == .readingHead, !connection.pointee.isOver, mayBegin(slot),
+      let piece = popFirst(of: &connection.pointee.input)
+    {
       readHead(slot, piece.base, piece.count, piece.owner)
     }
+    guard connection.pointee.state == .readingHead, !connection.pointee.isOver else { return }
+    if !connection.pointee.input.isEmpty {
+      pause(slot)
+      return
+    }
+    if connection.pointee.receive == .ended {
+      closeWhenSent(slot)
+      return
+    }
+    if connection.pointee.dues.phase == .none {
+      if connection.pointee.discard > 0 {
+        arm(slot, .head, after: config.headTimeoutNs)
+      } else {
+        arm(slot, .idle, after: config.idleTimeoutNs)
+      }
+    }
+    armReceive(slot, pollFirst: true)
+  }
+
+  /// The rest of a request that was answered early: thrown away. True when nothing is left of the piece.
+  private mutating func discardRest(
+    _ slot: UInt32, _ base: inout UnsafeMutablePointer<UInt8>, _ count: inout Int, _ owner: SegmentOwner
+  ) -> Bool {
+    let connection = connections[slot]
+    let take = min(count, Int(connection.pointee.discard))
+    connection.pointee.discard -= UInt32(take)
+    base += take
+    count -= take
+    if connection.pointee.discard == 0 {
+      disarmPhase(slot)
+      arm(slot, .idle, after: config.idleTimeoutNs)
+    }
+    if count == 0 { release(owner) }
+    return count == 0
   }
 
   @inline(__always)
   private mutating func readHead(
-    _ slot: UInt32, _ base: UnsafeMutablePointer<UInt8>, _ count: Int, _ owner: SegmentOwner
+    _ slot: UInt32, _ received: UnsafeMutablePointer<UInt8>, _ receivedCount: Int, _ owner: SegmentOwner
   ) {
     let connection = connections[slot]
+    var base = received
+    var count = receivedCount
+    if connection.pointee.discard > 0 && discardRest(slot, &base, &count, owner) { return }
     if connection.pointee.partial != .none {
       readPartialHead(slot, base, count, owner)
       return
@@ -66,7 +130,7 @@ extension Worker where IO: ~Copyable {
         return
       }
       release(owner)
-      wheel.set(slot, at: io.now + config.headTimeoutNs)
+      arm(slot, .head, after: config.headTimeoutNs)
     case .refused(let refusal):
       release(owner)
       refuse(slot, refusal)
@@ -89,7 +153,10 @@ extension Worker where IO: ~Copyable {
       return
     }
     if taken < count {
-      pushFirst(base + taken, count - taken, owner, onto: &connection.pointee.input)
+      if !pushFirst(base + taken, count - taken, owner, onto: &connection.pointee.input) {
+        mark(slot, Fault(.own, .head, .memory))
+        return
+      }
     } else {
       release(owner)
     }
@@ -136,11 +203,14 @@ extension Worker where IO: ~Copyable {
   mutating func downstreamEnded(_ slot: UInt32, clean: Bool) {
     let connection = connections[slot]
     guard clean else {
-      clientGone(slot)
+      mark(slot, Fault(.client, .body, .closed))
       return
     }
     switch connection.pointee.state {
-    case .readingHead, .lingering:
+    case .readingHead:
+      // It may have sent requests that wait for its answers to be taken; otherwise it gets what is queued.
+      if connection.pointee.queue.isEmpty && connection.pointee.input.isEmpty { stop(slot) } else { readOn(slot) }
+    case .lingering:
       stop(slot)
     case .replying:
       // It will get the rest of what is queued, then the close.
@@ -151,7 +221,7 @@ extension Worker where IO: ~Copyable {
       if mayAwaitAnswer(slot, unread: 0, cameAt: connection.pointee.receivedAt) {
         watch(slot)
       } else {
-        clientGone(slot)
+        mark(slot, Fault(.client, .body, .closed))
       }
     case .tunnel:
       tunnelEnded(slot)
@@ -179,34 +249,6 @@ extension Worker where IO: ~Copyable {
     return waiting > 0 && !isShort
   }
 
-  /// The client has left: whatever was being done for it ends at once, so that a model stops generating.
-  mutating func clientGone(_ slot: UInt32) {
-    let index = connections[slot].pointee.exchange
-    if index != noSlot {
-      counters.worker.pointee.clientAborts &+= 1
-      // It may only have closed its sending half: what it got of such a body must not look whole to it.
-      if exchanges[index].pointee.endHidesCut { connections[slot].pointee.flags.insert(.reset) }
-      abandon(index, outcome: .clientLeft)
-    }
-    stop(slot)
-  }
-
-  /// The slot cannot go on, whichever side it is on.
-  mutating func stopExchangeOrConnection(_ slot: UInt32) {
-    switch connections[slot].pointee.side {
-    case .downstream: clientGone(slot)
-    case .upstream:
-      let index = connections[slot].pointee.exchange
-      if index == noSlot {
-        stop(slot)
-      } else if exchanges[index].pointee.phase == .tunnel {
-        abandonTunnel(index)
-      } else {
-        attemptFailed(index, .send, timedOut: false, nothingAccepted: false)
-      }
-    }
-  }
-
   // MARK: answering ourselves
 
   /// Refuses a request for what it is. The rest of what the client sends is discarded.
@@ -215,10 +257,12 @@ extension Worker where IO: ~Copyable {
     reply(slot, LocalReply(refusal: refusal))
   }
 
-  /// Sends an answer of our own and closes after it: behind an error, what the client meant to send next is not
-  /// trusted. `logged`: an exchange has been recorded for it; without one the answer itself is what the access log
-  /// shows.
-  mutating func reply(_ slot: UInt32, _ answer: LocalReply, toHead: Bool = false, logged: Bool = false) {
+  /// Sends an answer of our own. `keeps`: the connection goes on behind it; otherwise it is closed, since behind an error
+  /// what the client meant to send next is not trusted. `logged`: an exchange has been recorded for it; without one the
+  /// answer itself is what the access log shows.
+  mutating func reply(
+    _ slot: UInt32, _ answer: LocalReply, toHead: Bool = false, logged: Bool = false, keeps: Bool = false
+  ) {
     let connection = connections[slot]
     if answer.status < 500 {
       counters.worker.pointee.ownAnswers4 &+= 1
@@ -226,21 +270,26 @@ extension Worker where IO: ~Copyable {
       counters.worker.pointee.ownAnswers5 &+= 1
     }
     if config.logs && !logged { writeRefusal(slot, answer) }
-    releaseAll(&connection.pointee.input)
+    disarmPhase(slot)
+    guard let block = blocks.claim(atLeast: BlockPool.smallBytes) else {
+      connection.pointee.flags.insert(.reset)
+      stop(slot)
+      return
+    }
+    let count = answer.write(
+      into: blocks.bytes(of: block), capacity: blocks.capacity(of: block), headOnly: toHead, closes: !keeps)
+    if keeps {
+      enqueue(slot, blocks.bytes(of: block), count, SegmentOwner(block: block))
+      nextRequest(slot)
+      return
+    }
     if connection.pointee.partial != .none {
       blocks.release(connection.pointee.partial)
       connection.pointee.partial = .none
       connection.pointee.partialCount = 0
     }
-    connection.pointee.state = .replying
-    connection.pointee.flags.insert(.closeWhenSent)
-    guard let block = blocks.claim(atLeast: BlockPool.smallBytes) else {
-      stop(slot)
-      return
-    }
-    let count = answer.write(into: blocks.bytes(of: block), capacity: blocks.capacity(of: block), headOnly: toHead)
-    wheel.set(slot, at: io.now + config.streamTimeoutNs)
     enqueue(slot, blocks.bytes(of: block), count, SegmentOwner(block: block))
+    closeWhenSent(slot)
   }
 
   /// Everything queued for a connection has been sent.
@@ -248,31 +297,31 @@ extension Worker where IO: ~Copyable {
   mutating func queueSent(_ slot: UInt32) {
     let connection = connections[slot]
     connection.pointee.flags.remove(.spilled)
-    if connection.pointee.flags.isDisjoint(with: .closeWhenSent | .endWhenSent) { return }
-    queueSentBeforeClose(slot)
+    connection.pointee.dues.sendAt = 0
+    switch connection.pointee.close {
+    case .open, .ended: break
+    case .endAfterQueue: tunnelDrained(slot)
+    case .closeAfterQueue: linger(slot)
+    }
   }
 
-  private mutating func queueSentBeforeClose(_ slot: UInt32) {
+  /// Our FIN first, then wait for the client's: closing with its bytes unread would send a reset that may destroy the
+  /// answer on its way (RFC 9112 9.6).
+  private mutating func linger(_ slot: UInt32) {
     let connection = connections[slot]
-    if connection.pointee.flags.contains(.endWhenSent) {
-      tunnelDrained(slot)
-      return
-    }
-    if connection.pointee.flags.contains(.reset) || connection.pointee.flags.contains(.ended) {
+    if connection.pointee.flags.contains(.reset) || connection.pointee.receive == .ended {
       stop(slot)
       return
     }
-    // Our FIN first, then wait for the client's: closing with its bytes unread would send a reset that may destroy the
-    // answer on its way (RFC 9112 9.6).
-    connection.pointee.flags.remove(.closeWhenSent)
-    connection.pointee.flags.insert(.shutdownSent)
+    connection.pointee.close = .ended
     connection.pointee.state = .lingering
     connection.pointee.operations += 1
     io.shutdown(
       connection.pointee.fd, .write, token: Token(.shutdown, slot: slot, generation: connection.pointee.generation))
     connection.pointee.receiveLimit = UInt32(io.bufferSize)
     armReceive(slot, pollFirst: true)
-    wheel.set(slot, at: io.now + config.lingerNs)
+    connection.pointee.lingerUntil = io.now &+ config.lingerTotalNs
+    arm(slot, .linger, after: min(config.lingerNs, config.lingerTotalNs))
   }
 }
 

@@ -21,8 +21,14 @@ package struct EngineConfig: BitwiseCopyable {
   /// Silence between body bytes, either way.
   package var streamTimeoutNs: UInt64 = 600_000_000_000
   package var tunnelTimeoutNs: UInt64 = 3_600_000_000_000
-  /// How long a client that was answered `Connection: close` may take to close.
-  package var lingerNs: UInt64 = 1_000_000_000
+  /// A client that was answered `Connection: close` is read on from (RFC 9112 9.6) until it closes, or has been silent
+  /// for so long, and in all at most for `lingerTotalNs`.
+  package var lingerNs: UInt64 = 5_000_000_000
+  package var lingerTotalNs: UInt64 = 30_000_000_000
+  /// Idle time before the kernel probes a peer, either side; 0 = never (man 7 tcp, TCP_KEEPIDLE).
+  package var tcpKeepaliveNs: UInt64 = 30_000_000_000
+  /// How long bytes may stay unacknowledged before the peer counts as vanished.
+  package var tcpUserTimeoutNs: UInt64 = 60_000_000_000
   package var poolIdleNs: UInt64 = 3_000_000_000
   /// Idle connections kept per replica and worker.
   package var poolSize = 256
@@ -50,6 +56,9 @@ package struct EngineConfig: BitwiseCopyable {
   package var addRequestId = true
   /// Heads are kept until the exchange ends because the access log wants method, target and id.
   package var logs = false
+
+  /// `tcpKeepaliveNs` in whole seconds, rounded up, as the kernel takes it.
+  package var keepaliveSeconds: UInt32 { UInt32((tcpKeepaliveNs + 999_999_999) / 1_000_000_000) }
 
   package init() {
     let via: StaticString = "sky-proxy"

@@ -26,7 +26,7 @@
     mutating func send(_ fd: Int32, gathering slices: UnsafePointer<IOSlice>, _ count: Int, token: Token) {
       complete(token, fd)
     }
-    mutating func watch(_ fd: Int32, fin: Bool, token: Token) { complete(token, fd) }
+    mutating func watch(_ fd: Int32, token: Token) { complete(token, fd) }
     mutating func connect(_ fd: Int32, to address: UnsafePointer<SocketAddress>, token: Token) { complete(token, fd) }
     mutating func shutdown(_ fd: Int32, _ how: ShutdownHow, token: Token) { complete(token, fd) }
     mutating func close(_ fd: Int32, token: Token) { complete(token, fd) }
@@ -36,6 +36,7 @@
     mutating func delayAcks(_ fd: Int32, _ isOn: Bool) {}
     mutating func resetOnClose(_ fd: Int32) {}
     mutating func unread(on fd: Int32) -> Unread { Unread(bytes: Int(fd), silenceNs: now) }
+    mutating func unacknowledgedNs(on fd: Int32) -> UInt64 { now }
     mutating func peerAddress(of fd: Int32) -> SocketAddress { SocketAddress() }
     var bufferSize: Int { 65536 }
     var bufferCount: Int { 64 }

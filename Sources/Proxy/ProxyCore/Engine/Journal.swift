@@ -9,9 +9,11 @@ extension Worker where IO: ~Copyable {
       outcome: outcome)
     entry.bytesIn = exchange.pointee.bytesIn
     entry.bytesOut = exchange.pointee.bytesOut
-    entry.attempts = exchange.pointee.attempts
+    entry.attempts = UInt8(clamping: Int(exchange.pointee.attempts) + Int(exchange.pointee.refusals))
     entry.durationNs = io.now &- exchange.pointee.startedAt
-    if exchange.pointee.pickedAt != 0 { entry.queueNs = exchange.pointee.pickedAt &- exchange.pointee.startedAt }
+    // A request that was never given a replica spent all its time waiting for one.
+    let placedAt = exchange.pointee.pickedAt != 0 ? exchange.pointee.pickedAt : io.now
+    entry.queueNs = placedAt &- exchange.pointee.startedAt
     if !exchange.pointee.flags.contains(.reused) && exchange.pointee.connectedAt > exchange.pointee.pickedAt {
       entry.connectNs = exchange.pointee.connectedAt &- exchange.pointee.pickedAt
     }
@@ -39,7 +41,7 @@ extension Worker where IO: ~Copyable {
     let outcome: LogOutcome =
       switch answer {
       case .headTimeout: .timedOut
-      case .tooManyConnections, .outOfMemory, .bodyShed: .shed
+      case .tooManyConnections, .outOfMemory, .outOfDescriptors, .outOfPorts, .bodyShed: .shed
       default: .refused
       }
     var entry = LogEntry(startedAt: io.now, replica: .none, status: answer.status, outcome: outcome)

@@ -1,5 +1,10 @@
 // Accepting clients: a slot for each, or a 503 when the process has all it may have. Draining stops here.
 
+/// Slots that are looked at for one to let go when a client comes that is one too many: some 20 µs.
+private let idleLookMost = 1024
+/// Silence after which a client that waits for nothing may be let go for a newcomer.
+private let idleVictimNs: UInt64 = 1_000_000_000
+
 extension Worker where IO: ~Copyable {
   /// Arms a multishot accept on a listening socket. At most eight.
   package mutating func listen(on fd: Int32) {
@@ -25,7 +30,7 @@ extension Worker where IO: ~Copyable {
     } else {
       // Asking again at once would spin where descriptors or memory have run out (man 2 accept).
       switch completion.result {
-      case -12, -23, -24, -105:  // ENOMEM, ENFILE, EMFILE, ENOBUFS
+      case RingResult.noMemory, RingResult.systemDescriptors, RingResult.processDescriptors, RingResult.noBuffers:
         counters.worker.pointee.failedAccepts &+= 1
       default: break
       }
@@ -59,14 +64,35 @@ extension Worker where IO: ~Copyable {
     let connection = connections[slot]
     let address = io.peerAddress(of: fd)
     connection.pointee.peerCount = UInt8(writeAddressText(address, into: peerTexts + Int(slot) * peerTextStride))
-    if Int(open) > config.maxConnections {
+    if Int(open) > config.maxConnections && !closeOneIdle() {
       counters.worker.pointee.shedConnections &+= 1
       armReceive(slot, pollFirst: true)
       reply(slot, .tooManyConnections)
       return
     }
     armReceive(slot, pollFirst: false)
-    wheel.set(slot, at: io.now + config.idleTimeoutNs)
+    // Until its first request a client has no longer than for a head: connections that say nothing must not be able to
+    // keep others out.
+    arm(slot, .idle, after: min(config.idleTimeoutNs, config.headTimeoutNs))
+  }
+
+  /// Makes room for a newcomer where the process has as many clients as it may: of those that wait for nothing, one that
+  /// has been silent for a second or longer is let go. False: there is none near where the last look ended.
+  mutating func closeOneIdle() -> Bool {
+    var looked = 0
+    while looked < idleLookMost && connections.highWater > 0 {
+      idleHand = Int(idleHand) + 1 < connections.highWater ? idleHand + 1 : 0
+      looked += 1
+      let connection = connections[idleHand]
+      guard connection.pointee.state == .readingHead, connection.pointee.side == .downstream,
+        !connection.pointee.isOver, connection.pointee.partial == .none, connection.pointee.input.isEmpty,
+        connection.pointee.queue.isEmpty, io.now &- connection.pointee.receivedAt >= idleVictimNs
+      else { continue }
+      counters.worker.pointee.idleClosed &+= 1
+      stop(idleHand)
+      return true
+    }
+    return false
   }
 
   /// A cancel can come while the kernel is busy with what it would cancel, and then does nothing: tried until it works.

@@ -8,29 +8,42 @@ extension Worker where IO: ~Copyable {
   mutating func pumpRequest(_ index: UInt32) {
     let exchange = exchanges[index]
     let client = exchange.pointee.downstream
-    let generation = exchange.pointee.generation
     let connection = connections[client]
-    if !exchange.pointee.flags.contains(.requestRead) {
-      connection.pointee.progressAt = io.now
-      wheel.set(client, at: io.now + config.streamTimeoutNs)
-    }
-    while !exchange.pointee.flags.contains(.requestRead) {
+    while !exchange.pointee.flags.contains(.requestRead) && !connection.pointee.isOver {
       let slot = exchange.pointee.upstream
-      guard slot != noSlot, connections[slot].pointee.queue.bytes < config.streamWindow,
+      guard slot != noSlot, !connections[slot].pointee.isOver,
+        connections[slot].pointee.queue.bytes < config.streamWindow,
         let piece = popFirst(of: &connection.pointee.input)
       else { break }
       feedRequest(index, slot, piece.base, piece.count, piece.owner)
-      // A malformed or oversized body ends the exchange.
-      guard exchange.pointee.generation == generation, connection.pointee.exchange == index else { return }
     }
-    if !exchange.pointee.flags.contains(.requestRead) && connection.pointee.flags.contains(.ended)
-      && connection.pointee.input.isEmpty
-    {
+    if connection.pointee.isOver { return }
+    if exchange.pointee.flags.contains(.requestRead) {
+      connection.pointee.dues.receiveAt = 0
+    } else if connection.pointee.receive == .ended && connection.pointee.input.isEmpty {
       // The client's FIN came before the end of its body.
-      clientGone(client)
+      mark(client, Fault(.client, .body, .closed))
       return
     }
     resumeReceive(client)
+  }
+
+  /// The client owes the rest of its body from now on.
+  @inline(__always)
+  mutating func awaitBody(_ slot: UInt32) {
+    if connections[slot].pointee.receive == .armed { arm(slot, .bodyStall, after: config.streamTimeoutNs) }
+  }
+
+  /// Whether what a receive brings is part of a body: the peer then owes the next piece.
+  @inline(__always)
+  func awaitsBody(_ slot: UInt32) -> Bool {
+    let index = connections[slot].pointee.exchange
+    guard index != noSlot else { return false }
+    switch connections[slot].pointee.side {
+    case .downstream:
+      return !exchanges[index].pointee.flags.contains(.requestRead) && exchanges[index].pointee.phase != .tunnel
+    case .upstream: return exchanges[index].pointee.phase == .streaming
+    }
   }
 
   private mutating func feedRequest(
@@ -55,7 +68,7 @@ extension Worker where IO: ~Copyable {
       exchange.pointee.bytesIn &+= UInt64(step.payload)
       if config.bodyBytesMax != 0 && exchange.pointee.bytesIn > config.bodyBytesMax {
         release(owner)
-        finishLocally(index, .bodyTooLarge)
+        mark(exchange.pointee.downstream, Fault(.client, .body, .tooLarge))
         return
       }
       switch step.verdict {
@@ -67,12 +80,7 @@ extension Worker where IO: ~Copyable {
         forward(index, slot, base, take: step.consumed, count, owner)
       case .malformed(let refusal):
         release(owner)
-        counters.worker.pointee.refusedHeads &+= 1
-        if exchange.pointee.flags.contains(.headSent) {
-          clientGone(exchange.pointee.downstream)
-        } else {
-          finishLocally(index, .bodyMalformed(refusal))
-        }
+        mark(exchange.pointee.downstream, Fault(.client, .body, .malformed, refusal))
       }
     }
   }
@@ -84,7 +92,7 @@ extension Worker where IO: ~Copyable {
   ) {
     let exchange = exchanges[index]
     counters.replicas[Int(exchange.pointee.lease.replica)].bytesToReplica &+= UInt64(take)
-    if connections[slot].pointee.flags.contains(.sendBroken) {
+    if connections[slot].pointee.send == .broken {
       // The replica takes no more; its early answer is awaited.
       restOfPiece(index, base, take, count, owner, shared: false)
       return
@@ -103,11 +111,10 @@ extension Worker where IO: ~Copyable {
         var used: UInt32 = 0
         guard gather(base + take, count - take, into: &rest, &used) else {
           release(owner)
-          clientGone(exchange.pointee.downstream)
+          mark(exchange.pointee.downstream, Fault(.own, .body, .memory))
           return
         }
-        let client = connections[exchange.pointee.downstream]
-        pushFirst(blocks.bytes(of: rest), Int(used), SegmentOwner(block: rest), onto: &client.pointee.input)
+        putBack(exchange.pointee.downstream, blocks.bytes(of: rest), Int(used), SegmentOwner(block: rest))
       }
     }
     enqueue(slot, base, take, owner)
@@ -118,10 +125,19 @@ extension Worker where IO: ~Copyable {
     shared: Bool
   ) {
     if take < count {
-      let connection = connections[exchanges[index].pointee.downstream]
-      pushFirst(base + take, count - take, owner, onto: &connection.pointee.input)
+      putBack(exchanges[index].pointee.downstream, base + take, count - take, owner)
     } else if !shared {
       release(owner)
+    }
+  }
+
+  /// What a client sent goes back to where it waits.
+  private mutating func putBack(
+    _ client: UInt32, _ base: UnsafeMutablePointer<UInt8>, _ count: Int, _ owner: SegmentOwner
+  ) {
+    let connection = connections[client]
+    if !pushFirst(base, count, owner, onto: &connection.pointee.input) {
+      mark(client, Fault(.own, .body, .memory))
     }
   }
 
@@ -135,7 +151,9 @@ extension Worker where IO: ~Copyable {
     guard taken > 0, gather(base, taken, into: &exchange.pointee.requestPartial, &exchange.pointee.requestPartialCount)
     else {
       release(owner)
-      finishLocally(index, .bodyMalformed(.headTooLarge))
+      mark(
+        exchange.pointee.downstream,
+        taken > 0 ? Fault(.own, .body, .memory) : Fault(.client, .body, .malformed, .headTooLarge))
       return
     }
     let bytes = blocks.bytes(of: exchange.pointee.requestPartial)
@@ -147,25 +165,20 @@ extension Worker where IO: ~Copyable {
       release(owner)
     case .refused(let refusal):
       release(owner)
-      if exchange.pointee.flags.contains(.headSent) {
-        clientGone(exchange.pointee.downstream)
-      } else {
-        finishLocally(index, .bodyMalformed(refusal))
-      }
+      mark(exchange.pointee.downstream, Fault(.client, .body, .malformed, refusal))
     case .complete:
       requestWasRead(index)
       // What lies behind the section in this piece is the next request.
       let used = section - before
       if used < count {
-        let client = connections[exchange.pointee.downstream]
-        pushFirst(base + used, count - used, owner, onto: &client.pointee.input)
+        putBack(exchange.pointee.downstream, base + used, count - used, owner)
       } else {
         release(owner)
       }
       guard let block = blocks.claim(atLeast: section + 2),
         let written = writeTrailers(fields, bytes, into: blocks.bytes(of: block), capacity: blocks.capacity(of: block))
       else {
-        finishLocally(index, .outOfMemory)
+        mark(exchange.pointee.downstream, Fault(.own, .body, .memory))
         return
       }
       enqueue(slot, blocks.bytes(of: block), written, SegmentOwner(block: block))
@@ -178,7 +191,7 @@ extension Worker where IO: ~Copyable {
   /// somewhere to go, otherwise paused until the other side has taken some.
   mutating func receiveEnded(_ slot: UInt32) {
     let connection = connections[slot]
-    guard connection.pointee.flags.isDisjoint(with: .closing | .ended | .receiving) else { return }
+    guard connection.pointee.receive == .idle, !connection.pointee.isOver else { return }
     resumeReceive(slot)
   }
 
@@ -186,7 +199,13 @@ extension Worker where IO: ~Copyable {
   @inline(__always)
   mutating func resumeReceive(_ slot: UInt32) {
     let connection = connections[slot]
-    guard connection.pointee.flags.isDisjoint(with: .receiving | .closing | .ended | .starved) else { return }
+    guard connection.pointee.receive == .idle || connection.pointee.receive == .paused, !connection.pointee.isOver
+    else { return }
+    if connection.pointee.side == .downstream && connection.pointee.state == .readingHead {
+      // Its next requests wait for its last answers to be taken.
+      readOn(slot)
+      return
+    }
     if connection.pointee.side == .downstream, readsAhead(slot) {
       // The request has been read: what comes now is the next one, and one buffer of that is enough.
       connection.pointee.receiveLimit = UInt32(io.bufferSize)
@@ -239,21 +258,23 @@ extension Worker where IO: ~Copyable {
   @inline(__always)
   mutating func sendProgressed(_ slot: UInt32) {
     let connection = connections[slot]
-    guard !connection.pointee.flags.contains(.closing) else { return }
+    guard !connection.pointee.isOver else { return }
     let index = connection.pointee.exchange
-    guard index != noSlot else { return }
+    guard index != noSlot else {
+      if connection.pointee.state == .readingHead { readOn(slot) }
+      return
+    }
     let exchange = exchanges[index]
     switch connection.pointee.side {
     case .downstream:
       let upstream = exchange.pointee.upstream
-      if connection.pointee.queue.isEmpty == false { wheel.set(slot, at: io.now + config.streamTimeoutNs) }
-      if upstream != noSlot && connections[upstream].pointee.flags.contains(.paused) { resumeReceive(upstream) }
+      if upstream != noSlot && connections[upstream].pointee.receive == .paused { resumeReceive(upstream) }
     case .upstream:
       if exchange.pointee.phase == .waiting {
-        wheel.set(slot, at: io.now + config.responseTimeoutNs)
+        arm(slot, .response, after: config.responseTimeoutNs)
       }
       if exchange.pointee.flags.contains(.requestRead) {
-        if connections[exchange.pointee.downstream].pointee.flags.contains(.paused) {
+        if connections[exchange.pointee.downstream].pointee.receive == .paused {
           resumeReceive(exchange.pointee.downstream)
         }
       } else {

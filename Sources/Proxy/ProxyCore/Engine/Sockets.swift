@@ -1,5 +1,5 @@
 // What both sides share: bytes queued and sent in order, receives armed and paused, lent buffers counted, and the one
-// place where a connection is closed. Nothing here knows HTTP.
+// place where a connection is closed. Nothing here ends an exchange: what fails is marked (Ending).
 
 extension Worker where IO: ~Copyable {
   // MARK: memory behind segments
@@ -49,9 +49,9 @@ extension Worker where IO: ~Copyable {
     return true
   }
 
-  /// Copies a small piece behind the queue's last one when that is the only user of a lent buffer with room, or has
-  /// room in a spill block: a thousand tiny pieces for a stalled reader then hold one buffer, not a thousand. True when
-  /// it was taken over.
+  /// Copies a small piece behind the queue's last one when that is the only user of memory with room: a thousand tiny
+  /// pieces for a stalled reader then hold one buffer, and the answers to pipelined requests one block. True when it was
+  /// taken over. `inFlight`: segments that a send is reading.
   @inline(__always)
   mutating func coalesce(
     _ base: UnsafeMutablePointer<UInt8>, _ count: Int, _ owner: SegmentOwner, onto queue: inout SegmentQueue,
@@ -66,9 +66,10 @@ extension Worker where IO: ~Copyable {
       guard bufferRefs[Int(buffer.raw)] == 1 else { return false }
       limit = io.bytes(of: buffer) + io.bufferSize
     } else {
+      // Nothing behind a segment's end is still needed: what is left of a block moves to a block of its own (Pump).
       let block = last.pointee.owner.block
-      guard block != .none, block.isSpill else { return false }
-      limit = UnsafeMutableRawPointer(blocks.bytes(of: block)) + BlockPool.spillBytes
+      guard block != .none else { return false }
+      limit = UnsafeMutableRawPointer(blocks.bytes(of: block)) + blocks.capacity(of: block)
     }
     guard end + count <= limit else { return false }
     end.copyMemory(from: base, byteCount: count)
@@ -95,13 +96,14 @@ extension Worker where IO: ~Copyable {
     return piece
   }
 
-  /// Puts a piece back in front. A segment was just freed by `popFirst`, so one is there.
+  /// Puts a piece in front. False: no segment is left, and the piece has been released; its bytes are lost.
   @inline(__always)
   mutating func pushFirst(
     _ base: UnsafeMutablePointer<UInt8>, _ count: Int, _ owner: SegmentOwner, onto queue: inout SegmentQueue
-  ) {
+  ) -> Bool {
     guard let index = segments.claim() else {
-      preconditionFailure("no segment for the rest of a piece: MemoryPlan is wrong")
+      release(owner)
+      return false
     }
     let segment = segments[index]
     segment.pointee.base = base
@@ -112,6 +114,7 @@ extension Worker where IO: ~Copyable {
     if queue.tail == noSlot { queue.tail = index }
     queue.bytes += UInt32(count)
     queue.segments += 1
+    return true
   }
 
   mutating func releaseAll(_ queue: inout SegmentQueue) {
@@ -121,11 +124,11 @@ extension Worker where IO: ~Copyable {
   // MARK: sending
 
   /// Queues a piece for a socket, to be sent at the end of the turn unless a send is under way. The piece is released
-  /// when sent, or now when the connection is closing.
+  /// when sent, or now when the connection is over. Ends nothing: a connection for which no segment is left is marked.
   @inline(__always)
   mutating func enqueue(_ slot: UInt32, _ base: UnsafeMutablePointer<UInt8>, _ count: Int, _ owner: SegmentOwner) {
     let connection = connections[slot]
-    if count == 0 || connection.pointee.flags.contains(.closing) {
+    if count == 0 || connection.pointee.isOver {
       release(owner)
       return
     }
@@ -136,9 +139,9 @@ extension Worker where IO: ~Copyable {
       return
     }
     guard append(base, count, owner, to: &connection.pointee.queue) else {
-      // The plan's segments are used up: this connection cannot go on without losing bytes.
+      // It cannot go on without losing bytes.
       connection.pointee.flags.insert(.reset)
-      stopExchangeOrConnection(slot)
+      mark(slot, Fault(.own, .send, .memory))
       return
     }
     sendLater(slot)
@@ -150,13 +153,13 @@ extension Worker where IO: ~Copyable {
   @inline(__always)
   mutating func sendLater(_ slot: UInt32) {
     let connection = connections[slot]
-    guard connection.pointee.flags.isDisjoint(with: .sending | .sendDue) else { return }
+    guard connection.pointee.send == .idle else { return }
     // A slot that is freed and taken again in one turn can be listed twice.
     guard dueCount < connections.capacity else {
       startSending(slot)
       return
     }
-    connection.pointee.flags.insert(.sendDue)
+    connection.pointee.send = .due
     due[dueCount] = slot
     dueCount += 1
   }
@@ -165,8 +168,8 @@ extension Worker where IO: ~Copyable {
   mutating func sendDue() {
     for place in 0..<dueCount {
       let slot = due[place]
-      guard connections[slot].pointee.flags.contains(.sendDue) else { continue }
-      connections[slot].pointee.flags.remove(.sendDue)
+      guard connections[slot].pointee.send == .due else { continue }
+      connections[slot].pointee.send = .idle
       startSending(slot)
     }
     dueCount = 0
@@ -176,9 +179,10 @@ extension Worker where IO: ~Copyable {
   @inline(__always)
   mutating func startSending(_ slot: UInt32) {
     let connection = connections[slot]
-    guard connection.pointee.flags.isDisjoint(with: .sending | .closing | .sendBroken),
+    guard connection.pointee.send == .idle, !connection.pointee.isOver,
       connection.pointee.state != .connecting, connection.pointee.queue.head != noSlot
     else { return }
+    counters.worker.pointee.progress &+= 1
     let token = Token(.send, slot: slot, generation: connection.pointee.generation)
     let first = segments[connection.pointee.queue.head]
     if first.pointee.next == noSlot {
@@ -196,31 +200,36 @@ extension Worker where IO: ~Copyable {
       io.send(connection.pointee.fd, gathering: slices, count, token: token)
       connection.pointee.sendingSegments = UInt16(count)
     }
-    connection.pointee.flags.insert(.sending)
+    connection.pointee.send = .sending
     connection.pointee.operations += 1
     connection.pointee.progressAt = io.now
+    if connection.pointee.side == .downstream && connection.pointee.state != .tunnel {
+      arm(slot, .sendStall, after: config.streamTimeoutNs)
+    }
   }
 
   /// A send has ended.
   @inline(__always)
   mutating func sent(_ slot: UInt32, _ result: Int32) {
     let connection = connections[slot]
-    connection.pointee.flags.remove(.sending)
+    let wasInterrupted = connection.pointee.send == .interrupted
+    connection.pointee.send = .idle
     connection.pointee.operations -= 1
     var left = Int(connection.pointee.sendingSegments)
     connection.pointee.sendingSegments = 0
-    if connection.pointee.flags.contains(.closing) {
-      settle(slot)
+    if connection.pointee.isStopping {
+      join(slot)
       return
     }
-    if connection.pointee.flags.contains(.interrupted) {
+    if wasInterrupted {
       sendInterrupted(slot, result, pieces: left)
       return
     }
     if result < 0 {
-      sendFailed(slot, nothingAccepted: true)
+      sendFailed(slot)
       return
     }
+    counters.worker.pointee.progress &+= 1
     connection.pointee.flags.remove(.untouched)
     connection.pointee.progressAt = io.now
     if connection.pointee.taken < provenBytes { connection.pointee.taken &+= UInt32(result) }
@@ -230,11 +239,12 @@ extension Worker where IO: ~Copyable {
       release(piece.owner)
       left -= 1
     }
+    if connection.pointee.isOver { return }
     if Int(result) < wanted {
-      sendFailed(slot, nothingAccepted: false)
+      sendFailed(slot)
       return
     }
-    if connection.pointee.flags.contains(.ended) && endedWhileSending(slot) { return }
+    if connection.pointee.receive == .ended && endedWhileSending(slot) { return }
     if connection.pointee.queue.head != noSlot {
       sendLater(slot)
     } else {
@@ -244,45 +254,47 @@ extension Worker where IO: ~Copyable {
   }
 
   @inline(__always)
-  mutating func sendFailed(_ slot: UInt32, nothingAccepted: Bool) {
+  mutating func sendFailed(_ slot: UInt32) {
     switch connections[slot].pointee.side {
-    case .downstream: clientGone(slot)
-    case .upstream: upstreamSendFailed(slot, nothingAccepted: nothingAccepted)
+    case .downstream: mark(slot, Fault(.client, .send, .closed))
+    case .upstream: upstreamSendFailed(slot)
     }
   }
 
   // MARK: receiving
 
-  /// Arms the receive unless it is armed, the stream has ended, or the slot is closing.
+  /// Arms the receive unless it is armed, the stream has ended, or the slot is over.
   @inline(__always)
   mutating func armReceive(_ slot: UInt32, pollFirst: Bool) {
     let connection = connections[slot]
-    guard connection.pointee.flags.isDisjoint(with: .receiving | .ended | .closing | .starved) else { return }
-    connection.pointee.flags.insert(.receiving)
-    connection.pointee.flags.remove(.paused)
+    guard connection.pointee.receive == .idle || connection.pointee.receive == .paused, !connection.pointee.isOver
+    else { return }
+    connection.pointee.receive = .armed
     connection.pointee.operations += 1
     io.receive(
       connection.pointee.fd, limit: connection.pointee.receiveLimit, pollFirst: pollFirst,
       token: Token(.receive, slot: slot, generation: connection.pointee.generation))
+    if awaitsBody(slot) { arm(slot, .bodyStall, after: config.streamTimeoutNs) }
   }
 
   @inline(__always)
   mutating func received(_ slot: UInt32, _ completion: Completion) {
     let connection = connections[slot]
     if !completion.more {
-      connection.pointee.flags.remove(.receiving)
+      connection.pointee.receive = .idle
       connection.pointee.operations -= 1
     }
     if completion.buffer != .none {
       bufferRefs[Int(completion.buffer.raw)] = 1
       if completion.result <= 0 { releaseBuffer(completion.buffer) }
     }
-    if connection.pointee.flags.contains(.closing) {
+    if connection.pointee.isOver {
       if completion.result > 0 { releaseBuffer(completion.buffer) }
-      if !completion.more { settle(slot) }
+      if connection.pointee.isStopping && !completion.more { join(slot) }
       return
     }
     if completion.result > 0 {
+      counters.worker.pointee.progress &+= 1
       let base = io.bytes(of: completion.buffer).assumingMemoryBound(to: UInt8.self)
       let owner = SegmentOwner(buffer: completion.buffer)
       switch connection.pointee.side {
@@ -290,12 +302,15 @@ extension Worker where IO: ~Copyable {
       case .upstream: upstreamReceived(slot, base, Int(completion.result), owner)
       }
       if !completion.more { receiveEnded(slot) }
-    } else if completion.result == -105 {  // ENOBUFS
+    } else if completion.result == RingResult.noBuffers {
       if !completion.more { starve(slot) }
-    } else if completion.result == -125 || completion.result == -4 {  // ECANCELED, EINTR: not the peer's doing
+    } else if completion.result == RingResult.cancelled || completion.result == RingResult.interrupted {
+      // Not the peer's doing.
       if !completion.more { receiveEnded(slot) }
     } else {
-      connection.pointee.flags.insert(.ended)
+      counters.worker.pointee.progress &+= 1
+      connection.pointee.receive = .ended
+      connection.pointee.dues.receiveAt = 0
       let clean = completion.result == 0 && !tlsClientIsGone(slot)
       switch connection.pointee.side {
       case .downstream: downstreamEnded(slot, clean: clean)
@@ -307,15 +322,15 @@ extension Worker where IO: ~Copyable {
   /// No lent buffer was there: the connection waits its turn instead of asking again at once, which would spin.
   private mutating func starve(_ slot: UInt32) {
     let connection = connections[slot]
-    guard !connection.pointee.flags.contains(.starved) else { return }
-    // Otherwise only this turn's were used up.
+    // The pool is really empty. If not, only this turn's buffers are in use, and that is no exhaustion to count.
     if isShort { counters.worker.pointee.buffersExhausted &+= 1 }
     // A parked connection is on the idle list and has nothing to wait for.
     if connection.pointee.state == .parked {
       stop(slot)
       return
     }
-    connection.pointee.flags.insert(.starved)
+    connection.pointee.receive = .starved
+    connection.pointee.dues.receiveAt = 0
     connection.pointee.listNext = noSlot
     connection.pointee.listPrev = starvedTail
     if starvedTail == noSlot { starvedHead = slot } else { connections[starvedTail].pointee.listNext = slot }
@@ -325,7 +340,7 @@ extension Worker where IO: ~Copyable {
 
   mutating func leaveStarved(_ slot: UInt32) {
     let connection = connections[slot]
-    connection.pointee.flags.remove(.starved)
+    connection.pointee.receive = .idle
     let next = connection.pointee.listNext
     let prev = connection.pointee.listPrev
     if prev == noSlot { starvedHead = next } else { connections[prev].pointee.listNext = next }
@@ -350,12 +365,13 @@ extension Worker where IO: ~Copyable {
   /// is closed and, when that has completed, the slot is free.
   mutating func stop(_ slot: UInt32) {
     let connection = connections[slot]
-    guard !connection.pointee.flags.contains(.closing) else { return }
+    guard !connection.pointee.isStopping else { return }
     if connection.pointee.state == .parked { unpark(slot) }
-    if connection.pointee.flags.contains(.starved) { leaveStarved(slot) }
-    connection.pointee.flags.insert(.closing)
-    connection.pointee.flags.remove(.sendDue)
+    if connection.pointee.receive == .starved { leaveStarved(slot) }
+    if connection.pointee.send == .due { connection.pointee.send = .idle }
+    counters.worker.pointee.progress &+= 1
     connection.pointee.state = .stopping
+    connection.pointee.dues = Dues()
     wheel.clear(slot)
     releaseAll(&connection.pointee.input)
     if connection.pointee.partial != .none {
@@ -369,9 +385,9 @@ extension Worker where IO: ~Copyable {
       connection.pointee.operations += 1
       io.shutdown(
         connection.pointee.fd, .both, token: Token(.shutdown, slot: slot, generation: connection.pointee.generation))
-      connection.pointee.flags.insert(.receiveCancelled | .sendCancelled | .watchCancelled)
+      connection.pointee.flags.insert(.receiveCancelled | .sendCancelled)
     }
-    settle(slot)
+    join(slot)
   }
 
   @inline(__always)
@@ -382,11 +398,11 @@ extension Worker where IO: ~Copyable {
 
   mutating func operationEnded(_ slot: UInt32) {
     connections[slot].pointee.operations -= 1
-    if connections[slot].pointee.flags.contains(.closing) { settle(slot) }
+    if connections[slot].pointee.isStopping { join(slot) }
   }
 
-  /// A closing slot: cancels what will not end by itself, one operation at a time, and closes when nothing is left.
-  mutating func settle(_ slot: UInt32) {
+  /// A stopping slot: cancels what will not end by itself, one operation at a time, and closes when nothing is left.
+  mutating func join(_ slot: UInt32) {
     let connection = connections[slot]
     if connection.pointee.operations == 0 {
       releaseAll(&connection.pointee.queue)
@@ -407,9 +423,9 @@ extension Worker where IO: ~Copyable {
     let generation = connection.pointee.generation
     if connectUnderWay(slot) && !connection.pointee.flags.contains(.receiveCancelled) {
       cancel(slot, Token(.connect, slot: slot, generation: generation), .receiveCancelled)
-    } else if connection.pointee.flags.contains(.receiving) && !connection.pointee.flags.contains(.receiveCancelled) {
+    } else if connection.pointee.receive == .armed && !connection.pointee.flags.contains(.receiveCancelled) {
       cancel(slot, Token(.receive, slot: slot, generation: generation), .receiveCancelled)
-    } else if connection.pointee.flags.contains(.sending) && !connection.pointee.flags.contains(.sendCancelled) {
+    } else if connection.pointee.isSending && !connection.pointee.flags.contains(.sendCancelled) {
       cancel(slot, Token(.send, slot: slot, generation: generation), .sendCancelled)
     } else if connection.pointee.flags.contains(.watching) && !connection.pointee.flags.contains(.watchCancelled) {
       cancel(slot, Token(.watch, slot: slot, generation: generation), .watchCancelled)
@@ -449,7 +465,12 @@ extension Worker where IO: ~Copyable {
     connection.pointee.fd = fd
     connection.pointee.side = side
     connection.pointee.state = state
+    connection.pointee.receive = .idle
+    connection.pointee.send = .idle
+    connection.pointee.close = .open
     connection.pointee.flags = .none
+    connection.pointee.dues = Dues()
+    connection.pointee.discard = 0
     connection.pointee.operations = 0
     connection.pointee.sendingSegments = 0
     connection.pointee.queue = SegmentQueue()

@@ -63,7 +63,7 @@ extension Worker where IO: ~Copyable {
   /// yet spoken for. `lacking`: those that would have been needed.
   private mutating func relieve(_ slot: UInt32, _ room: inout Int, _ lacking: inout Int) -> Int {
     let connection = connections[slot]
-    guard connection.pointee.state != .free, !connection.pointee.flags.contains(.closing) else { return 0 }
+    guard connection.pointee.state != .free, !connection.pointee.isOver else { return 0 }
     var step = 0
     // A body waits here for a replica, or for one that takes it; it is not on its way.
     if !connection.pointee.input.isEmpty {
@@ -75,7 +75,7 @@ extension Worker where IO: ~Copyable {
       if !exchange.pointee.unsent.isEmpty { step += spill(&exchange.pointee.unsent, &room, &lacking) }
     }
     guard !connection.pointee.queue.isEmpty, io.now >= connection.pointee.progressAt &+ stallNs else { return step }
-    if connection.pointee.flags.contains(.sending) {
+    if connection.pointee.isSending {
       let held = lentHold(connection.pointee.queue)
       if held.blocks == 0 { return step }
       if held.blocks > room {
@@ -115,26 +115,27 @@ extension Worker where IO: ~Copyable {
   /// Cancels the send under way, which will go on from where it was. False: not now.
   mutating func interrupt(_ slot: UInt32) -> Bool {
     let connection = connections[slot]
-    guard connection.pointee.flags.contains(.sending),
-      connection.pointee.flags.isDisjoint(with: .cancelling | .sendCancelled | .closing)
+    guard connection.pointee.send == .sending, !connection.pointee.isOver,
+      connection.pointee.flags.isDisjoint(with: .cancelling | .sendCancelled)
     else { return false }
-    cancel(slot, Token(.send, slot: slot, generation: connection.pointee.generation), .interrupted)
+    connection.pointee.send = .interrupted
+    cancel(slot, Token(.send, slot: slot, generation: connection.pointee.generation), .none)
     return true
   }
 
   /// The send that was to be interrupted has ended, for that reason or another. `pieces`: segments it was given.
   mutating func sendInterrupted(_ slot: UInt32, _ result: Int32, pieces: Int) {
     let connection = connections[slot]
-    connection.pointee.flags.remove(.interrupted)
-    let isCancelled = result == -125  // ECANCELED: nothing has gone
+    let isCancelled = result == RingResult.cancelled  // nothing has gone
     // A replica's stream that has ended meanwhile waits to learn whether the request was accepted.
-    let decides = connection.pointee.side == .upstream && connection.pointee.flags.contains(.ended)
+    let decides = connection.pointee.side == .upstream && connection.pointee.receive == .ended
     if result < 0 && (decides || !isCancelled) {
-      sendFailed(slot, nothingAccepted: true)
+      if !connection.pointee.isOver { sendFailed(slot) }
       return
     }
     var left = isCancelled ? 0 : Int(result)
     if left > 0 {
+      counters.worker.pointee.progress &+= 1
       connection.pointee.flags.remove(.untouched)
       connection.pointee.progressAt = io.now
     }
@@ -146,17 +147,18 @@ extension Worker where IO: ~Copyable {
       whole -= 1
       if let piece = popFirst(of: &connection.pointee.queue) { release(piece.owner) }
     }
-    if whole > 0 && decides {
-      sendFailed(slot, nothingAccepted: false)
-      return
-    }
-    if connection.pointee.flags.contains(.ended) && endedWhileSending(slot) { return }
     if left > 0 {
       let first = segments[connection.pointee.queue.head]
       first.pointee.base! += left
       first.pointee.count -= UInt32(left)
       connection.pointee.queue.bytes -= UInt32(left)
     }
+    if connection.pointee.isOver { return }
+    if whole > 0 && decides {
+      sendFailed(slot)
+      return
+    }
+    if connection.pointee.receive == .ended && endedWhileSending(slot) { return }
     if connection.pointee.queue.isEmpty {
       queueSent(slot)
     } else {
@@ -168,10 +170,12 @@ extension Worker where IO: ~Copyable {
         connection.pointee.taken = 0
         pauseSource(of: slot)
       }
-      // Going on is no progress of the peer's.
+      // Starting the send again must not renew the stall deadline: the peer has taken nothing.
       let progressAt = connection.pointee.progressAt
+      let stallAt = connection.pointee.dues.sendAt
       startSending(slot)
       connection.pointee.progressAt = progressAt
+      connection.pointee.dues.sendAt = stallAt
     }
     sendProgressed(slot)
   }
@@ -183,9 +187,9 @@ extension Worker where IO: ~Copyable {
     operationEnded(slot)
     // The replica's stream ended while this cancel was under way, and its send has not: ask again.
     if connection.pointee.side == .upstream && connection.pointee.exchange != noSlot
-      && connection.pointee.flags.contains(.ended) && connection.pointee.flags.contains(.sending)
+      && connection.pointee.receive == .ended && connection.pointee.isSending
       && connection.pointee.flags.contains(.untouched)
-      && connection.pointee.flags.isDisjoint(with: .closing | .cancelling | .sendCancelled)
+      && !connection.pointee.isOver && connection.pointee.flags.isDisjoint(with: .cancelling | .sendCancelled)
     {
       cancel(slot, Token(.send, slot: slot, generation: connection.pointee.generation), .sendCancelled)
     }
@@ -206,8 +210,8 @@ extension Worker where IO: ~Copyable {
     }
     guard source != noSlot else { return }
     let connection = connections[source]
-    guard connection.pointee.flags.contains(.receiving),
-      connection.pointee.flags.isDisjoint(with: .cancelling | .closing | .ended)
+    guard connection.pointee.receive == .armed, !connection.pointee.isOver,
+      !connection.pointee.flags.contains(.cancelling)
     else { return }
     cancel(source, Token(.receive, slot: source, generation: connection.pointee.generation), .none)
   }
@@ -329,7 +333,7 @@ extension Worker where IO: ~Copyable {
   private func stalledSince(_ slot: UInt32) -> UInt64? {
     let connection = connections[slot]
     guard connection.pointee.side == .downstream, connection.pointee.state != .free,
-      !connection.pointee.flags.contains(.closing)
+      !connection.pointee.isOver
     else { return nil }
     if !connection.pointee.queue.isEmpty { return connection.pointee.progressAt }
     let index = connection.pointee.exchange
@@ -373,18 +377,7 @@ extension Worker where IO: ~Copyable {
   private mutating func closeStalled(_ slot: UInt32) {
     let index = connections[slot].pointee.exchange
     let hasBegun = index != noSlot && exchanges[index].pointee.flags.contains(.headSent)
-    if index != noSlot && !hasBegun && connections[slot].pointee.queue.isEmpty {
-      switch exchanges[index].pointee.phase {
-      case .queued:
-        waiting.remove(index, in: exchanges.base)
-        board.shared.pointee.queued.wrappingSubtract(1, ordering: .relaxed)
-      case .ready: ready.remove(index, in: exchanges.base)
-      case .connecting, .waiting, .streaming, .tunnel: break
-      }
-      finishLocally(index, .bodyShed)
-      return
-    }
-    connections[slot].pointee.flags.insert(.reset)
-    clientGone(slot)
+    let isRequest = index != noSlot && !hasBegun && connections[slot].pointee.queue.isEmpty
+    mark(slot, Fault(isRequest ? .own : .client, .body, .stalled))
   }
 }

@@ -158,7 +158,7 @@ extension Worker where IO: ~Copyable {
     return true
   }
 
-  /// Clients whose handshake is done. They stay counted where their socket is held.
+  /// Clients whose handshake is done. The TLS thread keeps them in its count until it closes their socket.
   mutating func takeArrivals() {
     guard let port = control.pointee.tls.load(ordering: .acquiring) else { return }
     while let arrival = port.pointee.arrivals.take() {
@@ -173,7 +173,7 @@ extension Worker where IO: ~Copyable {
       connection.pointee.peerCount = UInt8(
         writeAddressText(arrival.address, into: peerTexts + Int(slot) * peerTextStride))
       armReceive(slot, pollFirst: false)
-      wheel.set(slot, at: io.now + config.idleTimeoutNs)
+      arm(slot, .idle, after: min(config.idleTimeoutNs, config.headTimeoutNs))
     }
   }
 

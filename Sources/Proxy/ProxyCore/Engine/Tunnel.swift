@@ -15,7 +15,7 @@ extension Worker where IO: ~Copyable {
         capacity: blocks.capacity(of: block))
     else {
       release(owner)
-      attemptFailed(index, .malformed, timedOut: false, nothingAccepted: false)
+      mark(replica, Fault(.own, .head, .memory))
       return
     }
     counters.worker.pointee.tunnels &+= 1
@@ -23,13 +23,12 @@ extension Worker where IO: ~Copyable {
     exchange.pointee.phase = .tunnel
     connections[client].pointee.state = .tunnel
     connections[replica].pointee.state = .tunnel
-    let generation = exchange.pointee.generation
-    enqueue(client, blocks.bytes(of: block), used, SegmentOwner(block: block))
-    guard exchange.pointee.generation == generation else {
-      release(owner)
-      return
-    }
+    // From now on only silence of both sides counts.
+    disarmPhase(client)
+    connections[client].pointee.dues.receiveAt = 0
+    connections[client].pointee.dues.sendAt = 0
     touchTunnel(index)
+    enqueue(client, blocks.bytes(of: block), used, SegmentOwner(block: block))
     if count > headBytes {
       enqueue(client, base + headBytes, count - headBytes, owner)
     } else {
@@ -37,16 +36,14 @@ extension Worker where IO: ~Copyable {
     }
     // What the client sent without waiting for the 101.
     let sender = connections[client]
-    while exchange.pointee.generation == generation, let piece = popFirst(of: &sender.pointee.input) {
+    while let piece = popFirst(of: &sender.pointee.input) {
       enqueue(replica, piece.base, piece.count, piece.owner)
     }
-    if exchange.pointee.generation == generation && connections[client].pointee.flags.contains(.ended) {
-      tunnelEnded(client)
-    }
+    if connections[client].pointee.receive == .ended { tunnelEnded(client) } else { resumeReceive(client) }
   }
 
   private mutating func touchTunnel(_ index: UInt32) {
-    wheel.set(exchanges[index].pointee.upstream, at: io.now + config.tunnelTimeoutNs)
+    arm(exchanges[index].pointee.upstream, .tunnel, after: config.tunnelTimeoutNs)
   }
 
   @inline(__always)
@@ -74,19 +71,19 @@ extension Worker where IO: ~Copyable {
   mutating func tunnelEnded(_ slot: UInt32) {
     let peer = other(slot)
     let connection = connections[peer]
-    connection.pointee.flags.insert(.endWhenSent)
+    if connection.pointee.close == .open { connection.pointee.close = .endAfterQueue }
     if connection.pointee.queue.isEmpty { tunnelDrained(peer) }
   }
 
   mutating func tunnelDrained(_ slot: UInt32) {
     let connection = connections[slot]
-    connection.pointee.flags.remove(.endWhenSent)
     let peer = other(slot)
-    if connection.pointee.flags.contains(.ended) && connections[peer].pointee.flags.contains(.shutdownSent) {
+    if connection.pointee.receive == .ended && connections[peer].pointee.close == .ended {
+      connection.pointee.close = .ended
       abandonTunnel(connection.pointee.exchange)
       return
     }
-    connection.pointee.flags.insert(.shutdownSent)
+    connection.pointee.close = .ended
     connection.pointee.operations += 1
     io.shutdown(
       connection.pointee.fd, .write, token: Token(.shutdown, slot: slot, generation: connection.pointee.generation))

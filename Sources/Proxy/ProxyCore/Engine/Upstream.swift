@@ -1,8 +1,10 @@
 // The replica side: response heads are read and passed on, bodies follow piece by piece as they come. Nothing is held
 // back to fill a buffer.
 
-/// Interim responses one request may bring; a replica that sends more is not answering.
-private let interimsMax = 64
+/// Interim responses one request may bring: so many at once, and from then on ten a second. A server that says every
+/// few seconds that it is still at work may do so for hours; one that sends more is not answering.
+private let interimsAtOnce: UInt64 = 64
+private let interimEveryNs: UInt64 = 100_000_000
 /// A response body up to this long that has come with its head is copied behind it.
 private let joinedResponseMax = 1792
 
@@ -28,13 +30,13 @@ extension Worker where IO: ~Copyable {
       counters.histogram(.gap, of: replica).record(gap)
       exchange.pointee.lastByteAt = io.now
       acknowledgeInPairs(slot, index, count, gap)
-      wheel.set(slot, at: io.now + config.streamTimeoutNs)
+      arm(slot, .bodyStall, after: config.streamTimeoutNs)
       responseBody(index, base, count, owner)
     case .waiting:
       responseHead(index, base, count, owner)
     case .tunnel:
       tunnelReceived(slot, base, count, owner)
-    case .ready, .queued, .connecting:
+    case .placing, .queued, .connecting:
       preconditionFailure("an exchange without a connected replica received bytes from one")
     }
   }
@@ -56,11 +58,20 @@ extension Worker where IO: ~Copyable {
     case .partial:
       let kept = gather(base, count, into: &exchange.pointee.partial, &exchange.pointee.partialCount)
       release(owner)
-      if !kept { attemptFailed(index, .malformed, timedOut: false, nothingAccepted: false) }
-    case .refused:
+      if !kept { markReplica(index, headMemoryFault(index)) }
+    case .refused(let refusal):
       release(owner)
-      attemptFailed(index, .malformed, timedOut: false, nothingAccepted: false)
+      markReplica(index, Fault(.replica, .head, .malformed, refusal))
     }
+  }
+
+  @inline(__always)
+  private mutating func markReplica(_ index: UInt32, _ fault: Fault) { mark(exchanges[index].pointee.upstream, fault) }
+
+  /// A head did not fit: it is longer than any block, or no block is left.
+  private func headMemoryFault(_ index: UInt32) -> Fault {
+    Int(exchanges[index].pointee.partialCount) >= blocks.largestBlock
+      ? Fault(.replica, .head, .malformed, .headTooLarge) : Fault(.own, .head, .memory)
   }
 
   private mutating func partialResponseHead(
@@ -69,9 +80,9 @@ extension Worker where IO: ~Copyable {
     let exchange = exchanges[index]
     let before = Int(exchange.pointee.partialCount)
     let taken = min(count, blocks.largestBlock - before)
-    guard gather(base, taken, into: &exchange.pointee.partial, &exchange.pointee.partialCount) else {
+    guard taken > 0, gather(base, taken, into: &exchange.pointee.partial, &exchange.pointee.partialCount) else {
       release(owner)
-      attemptFailed(index, .malformed, timedOut: false, nothingAccepted: false)
+      markReplica(index, headMemoryFault(index))
       return
     }
     let block = exchange.pointee.partial
@@ -86,10 +97,10 @@ extension Worker where IO: ~Copyable {
     case .complete:
       exchange.pointee.partial = .none
       exchange.pointee.partialCount = 0
-      let generation = exchange.pointee.generation
+      let slot = exchange.pointee.upstream
       pass(index, head, bytes, total, SegmentOwner(block: block))
       // What did not fit the block comes behind it; the exchange may have ended with what did.
-      guard taken < count, exchange.pointee.generation == generation, exchange.pointee.upstream != noSlot else {
+      guard taken < count, connections[slot].pointee.exchange == index, !connections[slot].pointee.isOver else {
         release(owner)
         return
       }
@@ -97,13 +108,13 @@ extension Worker where IO: ~Copyable {
       case .streaming: responseBody(index, base + taken, count - taken, owner)
       case .waiting: responseHead(index, base + taken, count - taken, owner)
       case .tunnel: tunnelReceived(exchange.pointee.upstream, base + taken, count - taken, owner)
-      case .ready, .queued, .connecting: release(owner)
+      case .placing, .queued, .connecting: release(owner)
       }
     case .partial:
       release(owner)
-    case .refused:
+    case .refused(let refusal):
       release(owner)
-      attemptFailed(index, .malformed, timedOut: false, nothingAccepted: false)
+      markReplica(index, Fault(.replica, .head, .malformed, refusal))
     }
   }
 
@@ -144,7 +155,7 @@ extension Worker where IO: ~Copyable {
     }
     let http10 = exchange.pointee.flags.contains(.http10)
     if head.framing == .chunked && http10 { exchange.pointee.flags.insert(.dechunk) }
-    let ended = connections[slot].pointee.flags.contains(.ended) && connections[slot].pointee.input.isEmpty
+    let ended = connections[slot].pointee.receive == .ended && connections[slot].pointee.input.isEmpty
     if draining || head.framing == .untilClose || !exchange.pointee.flags.contains(.requestRead) || ended
       || exchange.pointee.flags.contains(.dechunk)
     {
@@ -155,7 +166,7 @@ extension Worker where IO: ~Copyable {
     let body = joins ? Int(head.contentLength) : 0
     guard let block = blocks.claim(atLeast: headBytes + responseHeadGrowthMax + body) else {
       release(owner)
-      attemptFailed(index, .malformed, timedOut: false, nothingAccepted: false)
+      markReplica(index, Fault(.own, .head, .memory))
       return
     }
     let out = blocks.bytes(of: block)
@@ -167,8 +178,10 @@ extension Worker where IO: ~Copyable {
     else { preconditionFailure("a rewritten head outgrew responseHeadGrowthMax") }
     exchange.pointee.flags.insert(.headSent)
     exchange.pointee.phase = .streaming
-    wheel.set(exchange.pointee.upstream, at: io.now + config.streamTimeoutNs)
-    let generation = exchange.pointee.generation
+    disarmPhase(exchange.pointee.upstream)
+    if connections[exchange.pointee.upstream].pointee.receive == .armed {
+      arm(exchange.pointee.upstream, .bodyStall, after: config.streamTimeoutNs)
+    }
     // A short length-framed body that has come whole joins its head: one plain send, and the lent buffer goes back now.
     if joins {
       UnsafeMutableRawPointer(out + used).copyMemory(from: base + headBytes, byteCount: body)
@@ -178,15 +191,10 @@ extension Worker where IO: ~Copyable {
       if rest > body { exchange.pointee.flags.remove(.replicaKeepsAlive) }
       release(owner)
       enqueue(slot, out, used, SegmentOwner(block: block))
-      if exchange.pointee.generation == generation { responseComplete(index) }
+      responseComplete(index)
       return
     }
     enqueue(slot, out, used, SegmentOwner(block: block))
-    // Running out of segments ends the exchange under us.
-    guard exchange.pointee.generation == generation, exchange.pointee.upstream != noSlot else {
-      release(owner)
-      return
-    }
     if head.framing == .none {
       if rest > 0 { exchange.pointee.flags.remove(.replicaKeepsAlive) }
       release(owner)
@@ -205,9 +213,10 @@ extension Worker where IO: ~Copyable {
     let headBytes = Int(head.headBytes)
     exchange.pointee.flags.insert(.interimSeen)
     exchange.pointee.interims &+= 1
-    guard exchange.pointee.interims < interimsMax else {
+    let allowed = interimsAtOnce + (io.now &- exchange.pointee.connectedAt) / interimEveryNs
+    guard UInt64(exchange.pointee.interims) <= allowed else {
       release(owner)
-      attemptFailed(index, .malformed, timedOut: false, nothingAccepted: false)
+      markReplica(index, Fault(.replica, .head, .malformed, .interimsTooMany))
       return
     }
     // HTTP/1.0 knows no interim responses (RFC 9110 15.2).
@@ -217,15 +226,10 @@ extension Worker where IO: ~Copyable {
         let used = writeResponseHead(
           head, fields, base, clientIsHTTP10: false, close: false, into: out, capacity: blocks.capacity(of: block))
         guard let used else { preconditionFailure("a rewritten head outgrew responseHeadGrowthMax") }
-        let generation = exchange.pointee.generation
         enqueue(exchange.pointee.downstream, out, used, SegmentOwner(block: block))
-        guard exchange.pointee.generation == generation, exchange.pointee.upstream != noSlot else {
-          release(owner)
-          return
-        }
       }
     }
-    wheel.set(exchange.pointee.upstream, at: io.now + config.responseTimeoutNs)
+    arm(exchange.pointee.upstream, .response, after: config.responseTimeoutNs)
     if count > headBytes {
       responseHead(index, base + headBytes, count - headBytes, owner)
     } else {
@@ -237,7 +241,7 @@ extension Worker where IO: ~Copyable {
     let exchange = exchanges[index]
     exchange.pointee.firstByteAt = io.now
     counters.histogram(.firstByte, of: Int(exchange.pointee.lease.replica))
-      .record(io.now &- exchange.pointee.connectedAt)
+      .record(io.now &- exchange.pointee.startedAt)
   }
 
   /// A final head has come: the request will not be sent again. The access log still wants its words.
@@ -266,9 +270,8 @@ extension Worker where IO: ~Copyable {
       exchange.pointee.bytesOut &+= UInt64(take)
       if take < count { exchange.pointee.flags.remove(.replicaKeepsAlive) }
       let done = exchange.pointee.responseLeft == 0
-      let generation = exchange.pointee.generation
       enqueue(exchange.pointee.downstream, base, take, owner)
-      if done && exchange.pointee.generation == generation { responseComplete(index) }
+      if done { responseComplete(index) }
     case .chunked:
       chunkedBody(index, base, count, owner)
     case .untilClose:
@@ -295,24 +298,19 @@ extension Worker where IO: ~Copyable {
       ? exchange.pointee.responseChunks.decode(base, count) : exchange.pointee.responseChunks.feed(base, count)
     let forward = dechunk ? step.payload : step.consumed
     exchange.pointee.bytesOut &+= UInt64(forward)
-    let generation = exchange.pointee.generation
     switch step.verdict {
     case .more:
       enqueue(slot, base, forward, owner)
     case .done:
       if step.consumed < count { exchange.pointee.flags.remove(.replicaKeepsAlive) }
       enqueue(slot, base, forward, owner)
-      if exchange.pointee.generation == generation { responseComplete(index) }
+      responseComplete(index)
     case .trailers:
       exchange.pointee.flags.insert(.gatheringTrailers)
       // The rest of the buffer is needed after the piece has been queued: it gets an owner of its own.
       if owner.buffer != .none {
         retain(owner.buffer)
         enqueue(slot, base, forward, owner)
-        guard exchange.pointee.generation == generation else {
-          release(owner)
-          return
-        }
         responseTrailers(index, base + step.consumed, count - step.consumed, owner)
       } else {
         // A block has one owner: take the trailers out of it first.
@@ -320,18 +318,12 @@ extension Worker where IO: ~Copyable {
           base + step.consumed, count - step.consumed, into: &exchange.pointee.partial,
           &exchange.pointee.partialCount)
         enqueue(slot, base, forward, owner)
-        guard exchange.pointee.generation == generation else { return }
-        if kept { finishTrailers(index) } else { malformedBody(index) }
+        if kept { finishTrailers(index) } else { markReplica(index, Fault(.own, .body, .memory)) }
       }
-    case .malformed:
+    case .malformed(let refusal):
       release(owner)
-      malformedBody(index)
+      markReplica(index, Fault(.replica, .body, .malformed, refusal))
     }
-  }
-
-  private mutating func malformedBody(_ index: UInt32) {
-    counters.replicas[Int(exchanges[index].pointee.lease.replica)].failMalformed &+= 1
-    cut(index)
   }
 
   /// Trailer fields are few and short: gathered, then passed on without those that may not be in trailers.
@@ -344,7 +336,12 @@ extension Worker where IO: ~Copyable {
     let kept = taken > 0 && gather(base, taken, into: &exchange.pointee.partial, &exchange.pointee.partialCount)
     if taken < count { exchange.pointee.flags.remove(.replicaKeepsAlive) }
     release(owner)
-    if kept { finishTrailers(index) } else { malformedBody(index) }
+    if kept {
+      finishTrailers(index)
+    } else {
+      markReplica(
+        index, taken > 0 ? Fault(.own, .body, .memory) : Fault(.replica, .body, .malformed, .headTooLarge))
+    }
   }
 
   private mutating func finishTrailers(_ index: UInt32) {
@@ -355,20 +352,18 @@ extension Worker where IO: ~Copyable {
     switch parseTrailers(bytes, total, limits: headLimits, fields: &fields, sectionBytes: &section) {
     case .partial:
       return
-    case .refused:
-      malformedBody(index)
+    case .refused(let refusal):
+      markReplica(index, Fault(.replica, .body, .malformed, refusal))
     case .complete:
       if section < total { exchange.pointee.flags.remove(.replicaKeepsAlive) }
       if !exchange.pointee.flags.contains(.dechunk) {
         guard let block = blocks.claim(atLeast: section + 2),
           let used = writeTrailers(fields, bytes, into: blocks.bytes(of: block), capacity: blocks.capacity(of: block))
         else {
-          malformedBody(index)
+          markReplica(index, Fault(.own, .body, .memory))
           return
         }
-        let generation = exchange.pointee.generation
         enqueue(exchange.pointee.downstream, blocks.bytes(of: block), used, SegmentOwner(block: block))
-        guard exchange.pointee.generation == generation else { return }
       }
       responseComplete(index)
     }
@@ -395,28 +390,27 @@ extension Worker where IO: ~Copyable {
     case .waiting:
       if exchange.pointee.flags.contains(.reused) { learnIdleLimit(slot, until: exchange.pointee.pickedAt) }
       // Whether the request was accepted is known when the send has ended; until then nothing can be decided.
-      if connection.pointee.flags.contains(.sending) && connection.pointee.flags.contains(.untouched) {
+      if connection.pointee.isSending && connection.pointee.flags.contains(.untouched) {
         if connection.pointee.flags.isDisjoint(with: .cancelling | .sendCancelled) {
           cancel(slot, Token(.send, slot: slot, generation: connection.pointee.generation), .sendCancelled)
         }
         return
       }
-      attemptFailed(
-        index, .head, timedOut: false, nothingAccepted: connection.pointee.flags.contains(.untouched))
+      mark(slot, Fault(.replica, .head, .closed))
     case .streaming:
       // A reset is reported once for a socket: if a send took it, the receive sees a clean end. So the end of such a
       // body is believed only when no send has failed, and while one is under way not before that has ended.
       let whole = clean && exchange.pointee.responseFraming == .untilClose
-      if whole && connection.pointee.flags.contains(.sending) { return }
-      if whole && !connection.pointee.flags.contains(.sendBroken) {
+      if whole && connection.pointee.isSending { return }
+      if whole && connection.pointee.send != .broken {
         exchange.pointee.flags.remove(.replicaKeepsAlive)
         responseComplete(index)
       } else {
-        attemptFailed(index, .body, timedOut: false, nothingAccepted: false)
+        mark(slot, Fault(.replica, .body, .closed))
       }
     case .tunnel:
-      if clean { tunnelEnded(slot) } else { abandonTunnel(index) }
-    case .ready, .queued, .connecting:
+      if clean { tunnelEnded(slot) } else { mark(slot, Fault(.replica, .tunnel, .closed)) }
+    case .placing, .queued, .connecting:
       preconditionFailure("the stream of an exchange ended before it was connected")
     }
   }
@@ -429,20 +423,20 @@ extension Worker where IO: ~Copyable {
     guard connection.pointee.side == .upstream, index != noSlot else { return false }
     switch exchanges[index].pointee.phase {
     case .waiting:
-      attemptFailed(index, .head, timedOut: false, nothingAccepted: false)
+      mark(slot, Fault(.replica, .head, .closed))
       return true
     case .streaming where exchanges[index].pointee.responseFraming == .untilClose:
       exchanges[index].pointee.flags.remove(.replicaKeepsAlive)
       responseComplete(index)
       return true
-    case .streaming, .tunnel, .ready, .queued, .connecting:
+    case .streaming, .tunnel, .placing, .queued, .connecting:
       return false
     }
   }
 
   /// A send to the replica failed. When some bytes had gone before, a response may still be on its way (an early 413,
   /// say): the receive will tell.
-  mutating func upstreamSendFailed(_ slot: UInt32, nothingAccepted: Bool) {
+  mutating func upstreamSendFailed(_ slot: UInt32) {
     let connection = connections[slot]
     let index = connection.pointee.exchange
     guard index != noSlot else {
@@ -450,16 +444,15 @@ extension Worker where IO: ~Copyable {
       return
     }
     if exchanges[index].pointee.phase == .tunnel {
-      abandonTunnel(index)
+      mark(slot, Fault(.replica, .tunnel, .closed))
       return
     }
-    let untouched = nothingAccepted && connection.pointee.flags.contains(.untouched)
-    if !untouched && connection.pointee.flags.contains(.receiving) {
-      connection.pointee.flags.insert(.sendBroken)
+    if !connection.pointee.flags.contains(.untouched) && connection.pointee.receive == .armed {
+      connection.pointee.send = .broken
       keepHeadUntilSent(index, slot)
       releaseAll(&connection.pointee.queue)
       return
     }
-    attemptFailed(index, .send, timedOut: false, nothingAccepted: untouched)
+    mark(slot, Fault(.replica, .send, .closed))
   }
 }

@@ -6,14 +6,19 @@
 //   Sockets     queues, sends, receives, closing: what both sides share
 //   Listener    accepting and shedding
 //   Downstream  request heads, leaving clients, local replies
-//   Dispatch    picking, connecting, retrying, finishing
+//   Admission   from a head to an exchange
+//   Placing     picking, queueing, connecting
+//   Ending      faults, retries, answers, cuts: the one place where exchanges end
 //   Upstream    response heads and bodies
 //   Pump        request bodies and back-pressure
 //   Watch       clients that leave while nothing is received from them
 //   Spill       lent buffers taken back from stalled peers
-//   Deadlines   what each deadline means when it passes
+//   Deadlines   what each connection owes, and what it means when that passes
 
 import Synchronization
+
+/// A turn that comes so much later than a deadline asked for was held up from outside.
+private let lateNs: UInt64 = 100_000_000
 
 /// What is still in use; all zero (and no buffer out) when every connection has ended.
 package struct WorkerLeaks: BitwiseCopyable, Equatable {
@@ -51,6 +56,10 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
   let due: UnsafeMutablePointer<UInt32>
   var dueCount = 0
 
+  /// Connections with a fault to be settled at the end of this turn, linked through their slots.
+  var faultyHead = noSlot
+  var faultyTail = noSlot
+
   /// Exchanges to dispatch at the end of this turn, and those waiting for a replica below its limit.
   var ready = ExchangeList()
   var waiting = ExchangeList()
@@ -65,6 +74,8 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
   /// Where the next look for stalled peers begins, and when it may (Spill).
   var relieveFrom: UInt32 = 0
   var relieveAt: UInt64 = 0
+  /// Where the next look for an idle client begins (Listener).
+  var idleHand: UInt32 = 0
   /// Scratch of choosing whom to close.
   let longestStalled: UnsafeMutablePointer<StalledClient>
   /// Parked connections per replica index: first slot + 1 (0 = none), and how many.
@@ -134,24 +145,55 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
 
   /// One turn: wait, handle every completion, decide, keep time, send.
   package mutating func turn() {
-    io.submitAndWait(until: nextWake)
+    let before = counters.worker.pointee.progress
+    let due = nextWake
+    io.submitAndWait(until: due)
     counters.worker.pointee.turns &+= 1
-    while let completion = io.next() {
-      counters.worker.pointee.completions &+= 1
-      handle(completion)
-    }
-    // Those that wait were here before those that have just come.
-    if waiting.head != noSlot { serveWaiting() }
-    dispatchReady()
-    while let slot = wheel.expired(now: io.now) { deadlinePassed(slot) }
-    // A deadline may have begun a retry.
-    dispatchReady()
+    handleCompletions()
+    settleAndPlace()
+    if io.now > due && io.now - due > lateNs { catchUp() }
+    while let slot = wheel.expired(now: io.now) { alarm(slot) }
+    // A deadline may have ended an exchange or begun a retry.
+    if faultyHead != noSlot || ready.head != noSlot { settleAndPlace() }
     sendDue()
+    if counters.worker.pointee.progress == before { counters.worker.pointee.idleTurns &+= 1 }
     if waiting.head != noSlot || waitingSince != 0 { tellWaiting() }
     if isShort { relieve() }
     if starvedHead != noSlot { feedStarved() }
     if acceptAgainAt != 0 && io.now >= acceptAgainAt { acceptAgain() }
     setGauges()
+  }
+
+  @inline(__always)
+  private mutating func handleCompletions() {
+    while let completion = io.next() {
+      counters.worker.pointee.completions &+= 1
+      handle(completion)
+    }
+  }
+
+  /// The decisions of a turn: what failed is settled, those that wait and those that have just come are given replicas.
+  @inline(__always)
+  private mutating func settleAndPlace() {
+    if faultyHead != noSlot { settleFaults() }
+    // Those that wait were here before those that have just come.
+    if waiting.head != noSlot { serveWaiting() }
+    dispatchReady()
+    // An answer of our own may not have found room.
+    if faultyHead != noSlot { settleFaults() }
+  }
+
+  /// This turn comes late: the process was stopped, or its machine paused. What is ready by now came in time, and must
+  /// be seen before deadlines are judged; a receive or accept may have to be armed again to bring all of it.
+  private mutating func catchUp() {
+    var look = 0
+    while look < 3 {
+      sendDue()
+      io.submitAndWait(until: io.now)
+      handleCompletions()
+      settleAndPlace()
+      look += 1
+    }
   }
 
   /// After the last turn: what that one queued (the close of a client it refused) goes to the kernel, too.
@@ -173,7 +215,6 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
     counters.worker.pointee.buffersFree = UInt64(io.buffersFree)
     counters.worker.pointee.blocksUsed = UInt64(blocks.used)
     counters.worker.pointee.spillBlocksUsed = UInt64(blocks.spillUsed)
-    counters.worker.pointee.queuedNow = UInt64(waiting.count)
   }
 
   @inline(__always)
@@ -193,7 +234,7 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
       case .receive: received(token.slot, completion)
       case .send: sent(token.slot, completion.result)
       case .connect: connected(token.slot, completion.result)
-      case .watch: watched(token.slot, completion.result)
+      case .watch: watched(token.slot, completion)
       case .close: closed(token.slot)
       case .cancel: cancelEnded(token.slot)
       case .shutdown: operationEnded(token.slot)

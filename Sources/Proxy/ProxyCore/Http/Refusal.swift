@@ -49,6 +49,7 @@ package enum Refusal: UInt8, BitwiseCopyable, CaseIterable {
   case statusInvalid  // RFC 9110 15: 100...599
   case switchingUnasked  // RFC 9110 7.8: 101 only to a request that offered an upgrade
   case switchingInvalid  // RFC 9110 15.2.2: 101 names the protocol and has no content
+  case interimsTooMany  // RFC 9110 15.2: a client takes any number; we take 64 at once, then ten a second
   // Fields.
   case fieldsTooMany  // RFC 6585 5
   case nameInvalid  // RFC 9110 5.1: field-name = token
@@ -85,7 +86,7 @@ package enum Refusal: UInt8, BitwiseCopyable, CaseIterable {
     case .targetTooLong: 414
     case .versionUnsupported: 505
     case .headTooLarge, .fieldsTooMany, .connectionOptionsTooMany: 431
-    case .statusLineInvalid, .statusInvalid, .switchingUnasked, .switchingInvalid: 502
+    case .statusLineInvalid, .statusInvalid, .switchingUnasked, .switchingInvalid, .interimsTooMany: 502
     case .emptyLinesTooMany, .bareCarriageReturn, .bareLineFeed, .methodInvalid, .targetMissing, .targetInvalid,
       .authorityInvalid, .authorityMismatch, .versionMissing, .versionInvalid, .nameInvalid, .nameEmpty,
       .spaceBeforeColon, .colonMissing, .foldedLine, .valueInvalid, .hostMissing, .hostRepeated, .hostInvalid,
@@ -118,6 +119,7 @@ package enum Refusal: UInt8, BitwiseCopyable, CaseIterable {
     case .statusInvalid: "status code out of range (RFC 9110 15)"
     case .switchingUnasked: "101 without an upgrade offered (RFC 9110 7.8)"
     case .switchingInvalid: "101 without a usable Upgrade field, or with content (RFC 9110 15.2.2)"
+    case .interimsTooMany: "more interim responses than one every 100 ms (RFC 9110 15.2)"
     case .fieldsTooMany: "too many fields (RFC 6585 5)"
     case .nameInvalid: "field name is not a token (RFC 9110 5.1)"
     case .nameEmpty: "field name empty (RFC 9110 5.1)"

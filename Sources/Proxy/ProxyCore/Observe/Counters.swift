@@ -1,21 +1,6 @@
 // What a worker counts. Each worker has its own, written by it alone; readers (metrics, reports) add them up. Aligned
 // words written by one thread do not tear, so plain stores are enough and the hot path pays one add.
 
-/// Which side a fault is on, and how far the exchange had come.
-package enum FaultSide: UInt8, BitwiseCopyable { case client, replica, proxy }
-package enum FaultStage: UInt8, BitwiseCopyable, CaseIterable {
-  /// No connection: refused, unreachable, timed out.
-  case connect
-  /// The request could not be sent whole.
-  case send
-  /// The connection ended, or the deadline passed, before the response head.
-  case head
-  /// What came was not a valid response.
-  case malformed
-  /// The response broke off: the client saw a cut.
-  case body
-}
-
 /// Counts of one replica on one worker. Plain 64-bit words in the order `Metrics` names them.
 package struct ReplicaCounters: BitwiseCopyable {
   package var exchanges: UInt64
@@ -25,7 +10,7 @@ package struct ReplicaCounters: BitwiseCopyable {
   package var status3: UInt64
   package var status4: UInt64
   package var status5: UInt64
-  /// By `FaultStage`.
+  /// By `FaultStage`, and those whose answer broke a clause of HTTP.
   package var failConnect: UInt64
   package var failSend: UInt64
   package var failHead: UInt64
@@ -52,13 +37,17 @@ package struct ReplicaCounters: BitwiseCopyable {
   }
 
   @inline(__always)
-  package mutating func count(_ stage: FaultStage) {
-    switch stage {
+  package mutating func count(_ fault: Fault) {
+    if fault.kind == .timeout { timeouts &+= 1 }
+    if fault.kind == .malformed {
+      failMalformed &+= 1
+      return
+    }
+    switch fault.stage {
     case .connect: failConnect &+= 1
     case .send: failSend &+= 1
-    case .head: failHead &+= 1
-    case .malformed: failMalformed &+= 1
-    case .body: failBody &+= 1
+    case .head, .queue: failHead &+= 1
+    case .body, .tunnel: failBody &+= 1
     }
   }
 }
@@ -66,6 +55,10 @@ package struct ReplicaCounters: BitwiseCopyable {
 /// Counts of a whole worker.
 package struct WorkerCounters: BitwiseCopyable {
   package var turns: UInt64
+  /// Turns in which nothing was received, sent, begun or ended.
+  package var idleTurns: UInt64
+  /// Steps of any exchange or connection: what tells an idle turn.
+  package var progress: UInt64
   package var completions: UInt64
   package var accepted: UInt64
   package var shedConnections: UInt64
@@ -87,6 +80,12 @@ package struct WorkerCounters: BitwiseCopyable {
   package var streamsTruncated: UInt64
   package var clientAborts: UInt64
   package var clientStalls: UInt64
+  /// Clients that waited for nothing and were let go for a newcomer.
+  package var idleClosed: UInt64
+  /// Peers that no longer acknowledged anything.
+  package var peersVanished: UInt64
+  /// Requests, or connections, that ended because the proxy was short of memory, descriptors or ports.
+  package var ownShortages: UInt64
   package var buffersExhausted: UInt64
   package var slowClientsShed: UInt64
   /// Bytes moved out of lent buffers for stalled peers.
@@ -100,7 +99,6 @@ package struct WorkerCounters: BitwiseCopyable {
   package var buffersFree: UInt64
   package var blocksUsed: UInt64
   package var spillBlocksUsed: UInt64
-  package var queuedNow: UInt64
 }
 
 /// The counters of one worker: its own, and per replica index counts and four histograms.

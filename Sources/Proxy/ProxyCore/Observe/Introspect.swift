@@ -114,7 +114,7 @@ package enum Introspection {
 
   private static func word(_ phase: ExchangePhase) -> String {
     switch phase {
-    case .ready: "ready"
+    case .placing: "placing"
     case .queued: "queued"
     case .connecting: "connecting"
     case .waiting: "waiting"

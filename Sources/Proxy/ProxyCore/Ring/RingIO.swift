@@ -4,7 +4,8 @@
 // with. Operations are queued, not performed: they reach the kernel together at the next `submitAndWait`.
 
 /// What an operation was queued for, packed into io_uring's 64-bit user_data: operation (8 bits), generation of the
-/// slot (24), slot index (32). A completion whose generation is not its slot's is dropped, never followed.
+/// slot (24), slot index (32). A slot is not freed before the kernel has let go of it, so a completion whose generation is not
+/// its slot's is a broken invariant: the engine traps.
 package struct Token: BitwiseCopyable, Equatable {
   package var raw: UInt64
 
@@ -81,6 +82,20 @@ package enum ShutdownHow: Int32, BitwiseCopyable {
   case both = 2
 }
 
+/// Results that the engine tells apart: negated errno values of Linux (man 3 errno).
+package enum RingResult {
+  package static var interrupted: Int32 { @inline(__always) get { -4 } }
+  package static var noMemory: Int32 { @inline(__always) get { -12 } }
+  /// The system, or this process, has as many descriptors as it may.
+  package static var systemDescriptors: Int32 { @inline(__always) get { -23 } }
+  package static var processDescriptors: Int32 { @inline(__always) get { -24 } }
+  /// No local port is left towards an address (EADDRNOTAVAIL).
+  package static var noPorts: Int32 { @inline(__always) get { -99 } }
+  /// No lent buffer was there for a receive, or the kernel has no memory for a socket (ENOBUFS).
+  package static var noBuffers: Int32 { @inline(__always) get { -105 } }
+  package static var cancelled: Int32 { @inline(__always) get { -125 } }
+}
+
 /// What a watch may find: bits of its result, those of poll(2).
 package enum PeerEnd {
   /// The connection has broken (POLLERR).
@@ -123,9 +138,9 @@ package protocol RingIO: ~Copyable {
   mutating func send(_ fd: Int32, _ bytes: UnsafeRawPointer, _ count: Int, token: Token)
   /// As `send`, for 1...`gatherMax` slices; they are copied before this returns.
   mutating func send(_ fd: Int32, gathering slices: UnsafePointer<IOSlice>, _ count: Int, token: Token)
-  /// Completes once, with bits of `PeerEnd`, when the peer's end shows on the socket, whatever there is still to be
-  /// received. `fin`: an end of its sending direction alone, too.
-  mutating func watch(_ fd: Int32, fin: Bool, token: Token)
+  /// Multishot. Completes, with bits of `PeerEnd`, each time the peer's end shows on the socket, whatever there is still
+  /// to be received: first its FIN (at once when that has come already), later that the connection has broken.
+  mutating func watch(_ fd: Int32, token: Token)
   /// `address` is copied before this returns.
   mutating func connect(_ fd: Int32, to address: UnsafePointer<SocketAddress>, token: Token)
   mutating func shutdown(_ fd: Int32, _ how: ShutdownHow, token: Token)
@@ -143,6 +158,9 @@ package protocol RingIO: ~Copyable {
   /// Makes the following close abortive (RST), so that the peer cannot mistake it for a clean end.
   mutating func resetOnClose(_ fd: Int32)
   mutating func unread(on fd: Int32) -> Unread
+  /// Nanoseconds since the peer's kernel last acknowledged anything, while something it should acknowledge is under
+  /// way; 0 when nothing is, or that is not known of the socket.
+  mutating func unacknowledgedNs(on fd: Int32) -> UInt64
   /// The other end's address of an accepted connection.
   mutating func peerAddress(of fd: Int32) -> SocketAddress
 

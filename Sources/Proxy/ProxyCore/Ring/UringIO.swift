@@ -12,6 +12,8 @@ package struct RingOptions: BitwiseCopyable {
   package var bufferBytes = 65536
   /// Longest the kernel may gather completions before it wakes a busy worker; 0 = wake at once.
   package var batchWaitUs: UInt32 = 0
+  /// Idle seconds before the kernel probes a replica; 0 = never.
+  package var keepaliveSeconds: UInt32 = 0
   package init() {}
 }
 
@@ -39,9 +41,8 @@ package struct UringIO: RingIO, ~Copyable {
   private let wakeFd: Int32
   private let wakeWord: UnsafeMutablePointer<UInt64>
   private let limitsReceives: Bool
+  private let keepaliveSeconds: UInt32
   private var batch: BatchWait
-  /// io_uring_enter calls, for metrics.
-  package private(set) var enters: UInt64 = 0
 
   /// msghdr and slices of a gathered send, alive until the entry is submitted.
   private struct Gather {
@@ -61,6 +62,7 @@ package struct UringIO: RingIO, ~Copyable {
     }
     self.buffers = buffers
     limitsReceives = features.receiveLimit
+    keepaliveSeconds = options.keepaliveSeconds
     gatherMask = Int(options.submissions) - 1
     gathers = mapZeroed(Int(options.submissions))
     addresses = mapZeroed(Int(options.submissions))
@@ -83,7 +85,6 @@ package struct UringIO: RingIO, ~Copyable {
     let timeout = latest == .max ? UInt64.max : (latest > now ? latest - now : 0)
     // ETIME, EINTR, EAGAIN, EBUSY all mean: look at the completion queue and go on.
     _ = sky_submit_and_wait(ring, events, timeout, wait)
-    enters &+= 1
     now = sky_monotonic_ns()
     head = sky_cq_head(ring)
     tail = sky_cq_tail(ring)
@@ -148,9 +149,10 @@ package struct UringIO: RingIO, ~Copyable {
     sky_prep_sendmsg(entry(), fd, &gather.pointee.message, token.raw)
   }
 
-  package mutating func watch(_ fd: Int32, fin: Bool, token: Token) {
-    // POLLERR and POLLHUP are always among what is waited for.
-    sky_prep_poll(entry(), fd, fin ? UInt32(PeerEnd.fin) : 0, token.raw)
+  package mutating func watch(_ fd: Int32, token: Token) {
+    // io_uring adds POLLERR, POLLHUP and POLLRDHUP to every poll. A poll that is not multishot completes at once, again
+    // and again, on a socket whose peer has sent its FIN; a multishot one is edge triggered.
+    sky_prep_poll_multishot(entry(), fd, UInt32(PeerEnd.fin), token.raw)
   }
 
   package mutating func connect(_ fd: Int32, to address: UnsafePointer<SocketAddress>, token: Token) {
@@ -174,7 +176,7 @@ package struct UringIO: RingIO, ~Copyable {
   // MARK: sockets
 
   package mutating func openSocket(for address: UnsafePointer<SocketAddress>) -> Int32 {
-    sky_socket(address.pointee.family)
+    sky_socket(address.pointee.family, keepaliveSeconds)
   }
 
   package mutating func delayAcks(_ fd: Int32, _ isOn: Bool) { sky_quick_acks(fd, isOn ? 0 : 1) }
@@ -186,6 +188,8 @@ package struct UringIO: RingIO, ~Copyable {
     let bytes = sky_unread(fd, &silence)
     return Unread(bytes: Int(bytes), silenceNs: silence)
   }
+
+  package mutating func unacknowledgedNs(on fd: Int32) -> UInt64 { UInt64(sky_unacknowledged_ms(fd)) &* 1_000_000 }
 
   package mutating func peerAddress(of fd: Int32) -> SocketAddress {
     var address = SocketAddress()

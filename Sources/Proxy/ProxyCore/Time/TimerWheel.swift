@@ -41,6 +41,13 @@ package struct TimerWheel: ~Copyable {
     place(slot)
   }
 
+  /// `slot` comes up at `at` at the latest: an alarm that is set already and comes earlier stays.
+  @inline(__always)
+  package mutating func wake(_ slot: UInt32, by at: UInt64) {
+    let deadline = nodes[Int(slot)].deadline
+    if deadline == 0 || at < deadline { set(slot, at: at) }
+  }
+
   /// The slot has no deadline any more. Its entry, if any, falls out of the wheel by itself.
   @inline(__always)
   package mutating func clear(_ slot: UInt32) {

@@ -18,7 +18,8 @@ extension Worker where IO: ~Copyable {
     let connection = connections[slot]
     let replica = Int(connection.pointee.replica)
     let fit =
-      connection.pointee.flags.isDisjoint(with: .ended | .closing | .sendBroken | .starved)
+      !connection.pointee.isOver && connection.pointee.receive != .ended && connection.pointee.receive != .starved
+      && connection.pointee.send != .broken
       && connection.pointee.replicaGeneration == board.places[replica].generation
       && Int(idleCounts[replica]) < config.poolSize && !draining
     guard fit else {
@@ -35,7 +36,9 @@ extension Worker where IO: ~Copyable {
     parked += 1
     // A fifth below what the replica states: never in use when it closes.
     let stated = UInt64(connection.pointee.keepAliveSeconds) * 800_000_000
-    wheel.set(slot, at: io.now + min(config.poolIdleNs, stated))
+    disarmPhase(slot)
+    connection.pointee.dues.receiveAt = 0
+    arm(slot, .parked, after: min(config.poolIdleNs, stated))
     connection.pointee.parkedAt = io.now
     forgetSlowly(replica)
     armReceive(slot, pollFirst: true)

@@ -314,6 +314,17 @@ extension LoadBoard {
     return false
   }
 
+  /// Whether any replica takes new exchanges as a matter of course.
+  package var hasOpen: Bool {
+    var index = 0
+    let count = self.count
+    while index < count {
+      if gates[index].load(ordering: .relaxed) == 0 { return true }
+      index += 1
+    }
+    return false
+  }
+
   /// The index with the least key, scanning sixteen at a time and starting at `from` so that ties go round.
   @inline(__always)
   private func scan(_ count: Int, from: Int) -> (UInt32, UInt32) {

@@ -1,10 +1,9 @@
-// What to do about an exchange whose replica failed: a function from facts to a decision (DESIGN rule 10). A request is
-// sent again only when the replica cannot have started it, or when doing it twice is harmless by definition.
+// What to do about an exchange whose replica failed: a function from facts to a decision. A request is sent again only
+// when the replica cannot have started it, or when doing it twice is harmless by definition.
 
 /// The facts of a failed attempt.
 package struct FailedAttempt: BitwiseCopyable {
-  package var stage: FaultStage
-  package var timedOut: Bool
+  package var fault: Fault
   /// Part of a response head has arrived, or a whole one was passed on.
   package var responseBegun: Bool
   /// Not one byte of the request was accepted by the connection.
@@ -15,13 +14,13 @@ package struct FailedAttempt: BitwiseCopyable {
   package var idempotent: Bool
   /// Head and body are still here.
   package var canResend: Bool
+  /// Attempts that count, this one included unless it was a refusal that costs nothing.
   package var attempts: Int
   package init(
-    stage: FaultStage, timedOut: Bool, responseBegun: Bool, nothingAccepted: Bool, reused: Bool, safe: Bool,
-    idempotent: Bool, canResend: Bool, attempts: Int
+    fault: Fault, responseBegun: Bool, nothingAccepted: Bool, reused: Bool, safe: Bool, idempotent: Bool,
+    canResend: Bool, attempts: Int
   ) {
-    self.stage = stage
-    self.timedOut = timedOut
+    self.fault = fault
     self.responseBegun = responseBegun
     self.nothingAccepted = nothingAccepted
     self.reused = reused
@@ -45,17 +44,20 @@ package enum RetryDecision: BitwiseCopyable, Equatable {
 
 package func decideRetry(_ attempt: FailedAttempt, maxAttempts: Int) -> RetryDecision {
   if attempt.responseBegun || attempt.attempts >= maxAttempts { return .giveUp }
-  switch attempt.stage {
-  case .connect:
+  switch attempt.fault.kind {
+  case .refused, .ports:
     return .elsewhere
-  case .send, .head:
-    if attempt.nothingAccepted { return attempt.reused ? .freshConnection : .elsewhere }
+  case .timeout, .vanished:
     // A deadline that passed means the replica may be working on it: never twice.
-    if attempt.timedOut || !attempt.canResend { return .giveUp }
+    return attempt.fault.stage == .connect || attempt.nothingAccepted ? .elsewhere : .giveUp
+  case .closed:
+    if attempt.fault.stage == .body { return .giveUp }
+    if attempt.nothingAccepted { return attempt.reused ? .freshConnection : .elsewhere }
+    if !attempt.canResend { return .giveUp }
     // RFC 9110 9.2.2: idempotent methods may be repeated automatically after a connection that closed.
     if attempt.reused && attempt.idempotent { return .freshConnection }
     return attempt.safe ? .resend : .giveUp
-  case .malformed, .body:
+  case .none, .malformed, .tooLarge, .stalled, .memory, .descriptors, .withdrawn:
     return .giveUp
   }
 }
