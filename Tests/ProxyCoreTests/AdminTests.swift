@@ -21,7 +21,7 @@ import Testing
     // Counts of the two workers are added up.
     harness.counters[0].replicas[1].exchanges = 3
     harness.counters[1].replicas[1].exchanges = 4
-    harness.counters[1].replicas[1].count(.head)
+    harness.counters[1].replicas[1].count(Fault(.replica, .head, .closed))
     harness.counters[0].replicas[1].count(status: 404)
     let lease = harness.take(1)
     let list = try client.replicas()

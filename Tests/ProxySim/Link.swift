@@ -104,6 +104,8 @@ final class Link {
   var watchOp = -1
   /// What the armed watch has told.
   var watchSeen: Int32 = 0
+  /// The proxy has answered early and gone on: what it takes from the client is not all for a replica.
+  var discards = false
   var connectOp = -1
   /// Queued, not yet with the kernel.
   var receiveQueued = false

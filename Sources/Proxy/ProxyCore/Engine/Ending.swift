@@ -186,6 +186,8 @@ extension Worker where IO: ~Copyable {
     let exchange = exchanges[index]
     let slot = exchange.pointee.downstream
     let upstream = exchange.pointee.upstream
+    // The answer's last pieces found no room: the end of this turn cuts it.
+    if connections[slot].pointee.isOver { return }
     let keeps =
       !draining && exchange.pointee.flags.contains(.keepAlive) && exchange.pointee.flags.contains(.requestRead)
       && exchange.pointee.responseFraming != .untilClose && !exchange.pointee.flags.contains(.dechunk)

@@ -23,6 +23,11 @@ extension Worker where IO: ~Copyable {
     }
     let exchange = exchanges[index]
     counters.replicas[Int(exchange.pointee.lease.replica)].bytesFromReplica &+= UInt64(count)
+    if connections[exchange.pointee.downstream].pointee.isOver {
+      // Its client went in this turn.
+      release(owner)
+      return
+    }
     switch exchange.pointee.phase {
     case .streaming:
       let replica = Int(exchange.pointee.lease.replica)
@@ -386,6 +391,7 @@ extension Worker where IO: ~Copyable {
       return
     }
     let exchange = exchanges[index]
+    if connections[exchange.pointee.downstream].pointee.isOver { return }
     switch exchange.pointee.phase {
     case .waiting:
       if exchange.pointee.flags.contains(.reused) { learnIdleLimit(slot, until: exchange.pointee.pickedAt) }

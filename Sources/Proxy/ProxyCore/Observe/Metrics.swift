@@ -312,6 +312,17 @@ extension MetricsPage {
       help: "Clients given up because they stopped reading or sending.",
       value: { $0.workers.clientStalls }),
     ProcessRow(
+      name: "skyproxy_idle_clients_closed_total", kind: .counter,
+      help: "Clients that waited for nothing and were let go for a newcomer.", value: { $0.workers.idleClosed }),
+    ProcessRow(
+      name: "skyproxy_peers_vanished_total", kind: .counter,
+      help: "Clients and replicas that no longer acknowledged what they were sent.",
+      value: { $0.workers.peersVanished }),
+    ProcessRow(
+      name: "skyproxy_own_shortages_total", kind: .counter,
+      help: "Requests ended because the proxy was short of memory, descriptors or ports.",
+      value: { $0.workers.ownShortages }),
+    ProcessRow(
       name: "skyproxy_requests_refused_total", kind: .counter, help: "Request heads refused as malformed or too large.",
       value: { $0.workers.refusedHeads }),
     ProcessRow(
@@ -403,6 +414,9 @@ extension MetricsPage {
       name: "skyproxy_blocks_used", kind: .gauge, help: "Memory blocks in use now.", value: { $0.workers.blocksUsed }),
     ProcessRow(
       name: "skyproxy_turns_total", kind: .counter, help: "Turns of all workers.", value: { $0.workers.turns }),
+    ProcessRow(
+      name: "skyproxy_idle_turns_total", kind: .counter,
+      help: "Turns in which nothing was received, sent, begun or ended.", value: { $0.workers.idleTurns }),
     ProcessRow(
       name: "skyproxy_completions_total", kind: .counter, help: "Completions taken from the rings.",
       value: { $0.workers.completions }),
