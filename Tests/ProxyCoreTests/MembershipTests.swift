@@ -63,13 +63,13 @@ import Testing
   @Test func weightsAndLimitsReachTheBoard() throws {
     let fixture = Fixture(defaultMaxInFlight: 9)
     _ = try fixture.membership.apply(snapshot(1, [entry("a", weight: 2), entry("b", maxInFlight: 4)]), now: 0)
-    #expect(fixture.board.scales[0] == 128)
+    #expect(fixture.board.scales[0] == 0.5)
     #expect(fixture.board.limits[0] == 9)
     #expect(fixture.board.limits[1] == 4)
     #expect(fixture.board.addresses[0].endpoint == .ipv4(0x0A00_0001, port: 8000))
     _ = try fixture.membership.apply(
       snapshot(2, [entry("a", weight: 0.5, maxInFlight: .max), entry("b", maxInFlight: 4)]), now: 0)
-    #expect(fixture.board.scales[0] == 512)
+    #expect(fixture.board.scales[0] == 2)
     #expect(fixture.board.limits[0] == .max)
   }
 
@@ -114,8 +114,7 @@ import Testing
     let full = (0..<16).map { entry("r\($0)") }
     _ = try fixture.membership.apply(snapshot(1, full), now: 0)
     guard
-      case .replica(var lease) = fixture.board.pick(
-        tried: Tried(), isHarmless: true, now: 0, rule: EjectionRule())
+      case .replica(var lease) = fixture.board.pick(Ask(isHarmless: true, now: 0))
     else { throw TestFailure("nothing to pick") }
     let busy = lease.replica
     _ = try fixture.membership.apply(snapshot(2, Array(full.dropFirst(1))), now: 0)

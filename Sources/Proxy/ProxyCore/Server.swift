@@ -424,7 +424,9 @@ extension EngineConfig {
     maxAttempts = config.maxAttempts
     retryPercent = UInt32(config.retryBudgetPercent)
     retryBurst = UInt32(config.retryBurst)
-    ejection = EjectionRule(after: UInt32(config.ejectAfter), minNs: config.ejectMinNs, maxNs: config.ejectMaxNs)
+    ejection = EjectionRule(
+      after: UInt32(config.ejectAfter), afterErrors: UInt32(config.eject5xx), minNs: config.ejectMinNs,
+      maxNs: config.ejectMaxNs)
     streamWindow = UInt32(config.streamWindow)
     spillBytes = config.spillMemory
     forwarded =
@@ -458,7 +460,8 @@ extension MemoryPlan {
           + "\(mediumBlocks) of \(BlockPool.mediumBytes), \(largeBlocks) of \(largeBlockBytes) bytes"
       ) + line("buffers", bufferPoolBytes, "\(buffers) lent buffers of \(bufferBytes) bytes")
       + line(
-        "spill", spillPoolBytes, "\(spillBlocks) blocks of \(BlockPool.spillBytes) bytes for what stalled peers have not taken")
+        "spill", spillPoolBytes,
+        "\(spillBlocks) blocks of \(BlockPool.spillBytes) bytes for what stalled peers have not taken")
       + line("ring", completions * 16, "\(completions) completions")
       + line("total", totalBytes, "× \(workers) workers = \(totalBytes * workers / 1_048_576) MiB")
       + "and the whole process, once a certificate is set:\n"

@@ -142,6 +142,12 @@ extension ConfigRow {
       connection does so at once.
       """),
     ConfigRow(
+      .retries, "eject-5xx", .count(\.eject5xx, 0...1000, zero: "never"), "5",
+      """
+      Answers of 500, 502, 503 or 504 in a row that take a replica out of the choice for a while, as long as another \
+      replica does well. The client gets the answer as it is.
+      """),
+    ConfigRow(
       .retries, "eject-min", .duration(\.ejectMinNs, ms...h), "250ms",
       "How long the first ejection lasts; each further one doubles."),
     ConfigRow(

@@ -56,6 +56,8 @@ package struct ProxyConfig: Equatable, Sendable {
   package var retryBurst = 0
   /// 0 = never.
   package var ejectAfter = 0
+  /// 0 = never.
+  package var eject5xx = 0
   package var ejectMinNs: UInt64 = 0
   package var ejectMaxNs: UInt64 = 0
 

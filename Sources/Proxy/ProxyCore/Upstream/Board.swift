@@ -1,9 +1,13 @@
-// The replicas as all workers see them: who may be picked, what each carries now, where it is. One board per process,
+// The replicas as all workers see them: which may be picked, what each carries now, where it is. One board per process,
 // shared by every worker without locks; the admin thread alone writes membership.
 //
+//   Board.swift      the arrays, the part of a pick that all policies share, leases, the search, membership
+//   Policy/          which replica is chosen: one file per policy
+//   Ejection.swift   which replicas are left out because they fail, and how it is found out that they are back
+//
 // Each replica has an index that stays its own from the snapshot that brings it until it has left and its last
-// exchange has ended. The pick scans dense arrays (gates, counts), sixteen replicas a step; where there are many, it
-// first asks in which sixteen the least one can be.
+// exchange has ended. The search scans dense arrays (gates, counts), sixteen replicas a step; where there are many, it
+// first asks in which sixteen the least loaded one can be.
 
 import Synchronization
 
@@ -17,11 +21,12 @@ package struct Gate {
   package static let ejected: UInt32 = 1 << 29
 }
 
-/// A count owed to a replica: released exactly once by whatever ends the exchange (DESIGN rule 6).
+/// The one exchange that a pick has counted on a replica. Whatever ends that exchange releases the lease, exactly once.
 package struct Lease: BitwiseCopyable {
   package var replica: UInt32
   package var generation: UInt32
-  /// It finds out whether an ejected replica is back, and until that is known, or the lease given back, no other does.
+  /// The exchange finds out whether an ejected replica is back. No other canary goes to that replica until this one is
+  /// answered, has failed or is released.
   package var isCanary = false
   package static var none: Lease {
     @inline(__always) get { Lease(replica: noSlot, generation: 0) }
@@ -30,55 +35,29 @@ package struct Lease: BitwiseCopyable {
   package var isHeld: Bool { replica != noSlot }
 }
 
-/// Health of one replica as the traffic itself shows it. Written by workers, all fields atomic.
-package struct ReplicaHealth: ~Copyable {
-  /// Failures before a response head since the last success.
-  package let consecutiveFailures = Atomic<UInt32>(0)
-  /// Ejections in a row: the back-off doubles with each.
-  package let ejections = Atomic<UInt32>(0)
-  /// How it last failed to take a connection: 0 it took one, 1 refused, 2 did not answer in time.
-  package let unreachable = Atomic<UInt32>(0)
-  /// 1 while a canary is out.
-  package let canary = Atomic<UInt32>(0)
-  /// Nanoseconds of the monotonic clock: no canary before this.
-  package let retryAt = Atomic<UInt64>(0)
-  /// When it last failed, same clock.
-  package let failedAt = Atomic<UInt64>(0)
-}
-
 /// Which replica an index stands for. Written, with its address, before the gate opens; unchanged until it is free.
 package struct ReplicaPlace: BitwiseCopyable {
   /// Changes each time the index is given to another replica; leases and parked connections carry it.
   package var generation: UInt32
 }
 
-/// Limits of ejection, from the configuration.
-package struct EjectionRule: BitwiseCopyable {
-  /// Consecutive failures that eject; refused connections do so at once. 0 = nothing does.
-  package var after: UInt32
-  package var minNs: UInt64
-  package var maxNs: UInt64
-  package init(after: UInt32 = 3, minNs: UInt64 = 250_000_000, maxNs: UInt64 = 8_000_000_000) {
-    self.after = after
-    self.minNs = minNs
-    self.maxNs = maxNs
-  }
-}
-
+// Safe to share: the pointers never change and what they point to lives as long as the process; workers write atomics
+// only, and the plain arrays (places, addresses, scales, limits) are written by the admin thread alone, where an old
+// value does no harm or the gate is shut.
 package struct LoadBoard: BitwiseCopyable, @unchecked Sendable {
   package let capacity: Int
   // Dense arrays, padded to a multiple of 16 entries for the scan.
   package let inFlight: UnsafeMutablePointer<Atomic<UInt32>>
   package let gates: UnsafeMutablePointer<Atomic<UInt32>>
-  /// 256 ÷ weight, at least 1: in-flight × scale orders replicas by in-flight ÷ weight.
-  package let scales: UnsafeMutablePointer<UInt32>
+  /// 1 ÷ weight.
+  package let scales: UnsafeMutablePointer<Float>
   /// Exchanges a replica may have at once; UInt32.max = no limit.
   package let limits: UnsafeMutablePointer<UInt32>
   package let places: UnsafeMutablePointer<ReplicaPlace>
   package let addresses: UnsafeMutablePointer<SocketAddress>
   package let health: UnsafeMutablePointer<ReplicaHealth>
   /// For each sixteen replicas a key that none of theirs is below, in the upper half; the lower half counts how often
-  /// one of theirs may have fallen, so that who raises it cannot miss that.
+  /// one of theirs may have fallen, so that a worker that raises the bound cannot miss that.
   package let bounds: UnsafeMutablePointer<Atomic<UInt64>>
   /// Per worker: since when its oldest request waits for any replica, nanoseconds of the monotonic clock; 0: none does.
   package let waitingSince: UnsafeMutablePointer<Atomic<UInt64>>
@@ -100,7 +79,7 @@ package struct LoadBoard: BitwiseCopyable, @unchecked Sendable {
     shared = mapZeroed(1)
     for index in 0..<capacity {
       gates[index].store(Gate.absent, ordering: .relaxed)
-      scales[index] = 256
+      scales[index] = 1
       limits[index] = .max
     }
   }
@@ -127,18 +106,31 @@ package struct LoadBoard: BitwiseCopyable, @unchecked Sendable {
     }
     return false
   }
+
+  /// Whether any replica is in force that is not on its way out: decides what a client is told.
+  package var hasReplicas: Bool {
+    var index = 0
+    let count = self.count
+    while index < count {
+      if gates[index].load(ordering: .relaxed) & (Gate.absent | Gate.draining) == 0 { return true }
+      index += 1
+    }
+    return false
+  }
 }
 
-/// Counts of the whole process.
+/// Counts of the whole process. Zero bytes are its first value: `mapZeroed` makes it.
 package struct BoardShared: ~Copyable {
   package let count = Atomic<UInt32>(0)
-  /// Goes up with each replica that may be picked from now on, before whoever saw to that takes others out.
+  /// Counts the replicas that have become pickable. Raised before whoever opened a replica shuts another: see `pick`.
   package let openings = Atomic<UInt32>(0)
   /// Replicas whose ejected bit is set: 0 spares the pick a look for canaries.
   package let ejectedReplicas = Atomic<UInt32>(0)
   /// Where the next look for a replica begins: one past the last pick of any worker, so that ties and turns go round
-  /// for whoever asks, whichever worker has its connection.
+  /// whichever worker a client's connection belongs to.
   package let cursor = Atomic<UInt32>(0)
+  /// Until then no replica counts as doing well, nanoseconds of the monotonic clock: see `isAnotherWell`.
+  package let nobodyWellUntil = Atomic<UInt64>(0)
   /// Client connections open now, over all workers.
   package let connections = Atomic<UInt32>(0)
   /// Exchanges open now, counted apart from the leases so that the two can be compared.
@@ -147,8 +139,8 @@ package struct BoardShared: ~Copyable {
   package let queued = Atomic<UInt32>(0)
   /// Workers on this board.
   package let workers = Atomic<UInt32>(0)
-  /// The policy in force, a `Policy` raw value; a snapshot may change it.
-  package let policy = Atomic<UInt32>(0)
+  /// The policy in force; a snapshot may change it.
+  package let policy = Atomic<Policy>(.leastLoad)
   /// 1 once the process finishes its work to end.
   package let draining = Atomic<UInt32>(0)
   /// Version of the snapshot in force.
@@ -164,159 +156,92 @@ package enum Picked: BitwiseCopyable {
   case replica(Lease)
   /// Replicas could serve but each has all the exchanges it may have: wait.
   case full
-  /// Every ready replica has been ejected: they refuse.
+  /// Every ready replica has been ejected, and none of them can be tried now.
   case ejected
   /// No replica is ready at all.
   case empty
 }
 
-/// The replicas an exchange has failed on.
-package struct Tried: BitwiseCopyable {
-  private var a = noSlot
-  private var b = noSlot
-  private var c = noSlot
-  private var d = noSlot
-  package init() {}
-  @inline(__always)
-  package var isEmpty: Bool { a == noSlot }
-  @inline(__always)
-  package func contains(_ replica: UInt32) -> Bool { a == replica || b == replica || c == replica || d == replica }
-  package mutating func add(_ replica: UInt32) {
-    d = c
-    c = b
-    b = a
-    a = replica
-  }
-}
-
-package enum Policy: UInt8, BitwiseCopyable {
-  /// Least in-flight ÷ weight; ties go round.
-  case leastLoad
-  /// The next one each time.
-  case roundRobin
-}
-
 extension LoadBoard {
-  /// Keys at or above this are not pickable: the gate bits lie there.
+  /// The key of a replica that may not be picked.
   @inline(__always)
-  private static var shut: UInt32 { Gate.ejected }
+  static var shut: UInt32 { .max }
+  /// How often a pick chooses anew because other workers took the place or shut the gate of the replica it had chosen.
+  /// After that the request waits in the queue, which is looked at again within a millisecond.
+  private static let racesMax = 16
 
   /// Chooses a replica and takes one exchange on it. Exact: the count is taken in the same step as the choice is
-  /// confirmed, so a limit is never exceeded by racing workers. `isHarmless`: should the replica fail, the request is
-  /// sent to another and nothing is lost but a moment.
+  /// confirmed, so a limit is never exceeded by racing workers.
   @inline(__always)
-  package func pick(tried: Tried, isHarmless: Bool, now: UInt64, rule: EjectionRule) -> Picked {
+  package func pick(_ ask: Ask) -> Picked {
     while true {
       let openings = shared.pointee.openings.load(ordering: .acquiring)
-      let picked = pickOnce(tried, isHarmless, now, rule)
+      let picked = pickOnce(ask)
       if case .replica = picked { return picked }
-      // A look takes time: it may have passed one replica before that was opened, and another after that was shut. Then
-      // there is one to be found.
+      // The look is not one moment: it may have passed replica A before A was opened, and come to replica B after B was
+      // shut. Then there was one to be found all the time, and the look is repeated.
       if shared.pointee.openings.load(ordering: .relaxed) == openings { return picked }
     }
   }
 
   @inline(__always)
-  private func pickOnce(_ tried: Tried, _ isHarmless: Bool, _ now: UInt64, _ rule: EjectionRule) -> Picked {
+  private func pickOnce(_ ask: Ask) -> Picked {
     let count = self.count
-    let policy: Policy = shared.pointee.policy.load(ordering: .relaxed) == 0 ? .leastLoad : .roundRobin
     if shared.pointee.ejectedReplicas.load(ordering: .relaxed) != 0,
-      let canary = canary(tried, now, count, isHarmless ? .harmless : .risky)
+      let canary = canary(ask, count, ask.isHarmless ? .harmless : .risky)
     {
       return .replica(canary)
     }
-    if tried.isEmpty && policy == .leastLoad {
-      var attempts = 0
-      while attempts < 4 {
-        let cursor = Int(shared.pointee.cursor.load(ordering: .relaxed))
-        let (best, key) = count > LoadBoard.scannedMost ? search(count, from: cursor) : scan(count, from: cursor)
-        guard key < LoadBoard.shut else { break }
-        if take(best) {
-          shared.pointee.cursor.store(best &+ 1, ordering: .relaxed)
-          return .replica(lease(best))
+    let policy = shared.pointee.policy.load(ordering: .relaxed)
+    var races = 0
+    while races < LoadBoard.racesMax {
+      let choice =
+        switch policy {
+        case .leastLoad: LeastLoad.choose(ask, self, count)
+        case .roundRobin: RoundRobin.choose(ask, self, count)
         }
-        attempts += 1
+      switch choice {
+      case .replica(let index):
+        if take(index) {
+          // After the count, not before: a locked instruction waits for the stores before it.
+          shared.pointee.cursor.store(index &+ 1, ordering: .relaxed)
+          return .replica(lease(index))
+        }
+      case .turn(let index): if take(index) { return .replica(lease(index)) }
+      case .full: return .full
+      case .nobody: return lastResort(ask, count)
       }
+      races += 1
     }
-    return pickSlowly(policy, tried, now, count)
+    return .full
   }
 
-  /// The rare cases: round robin, a retry that must avoid the tried replicas, nobody below its limit.
-  private func pickSlowly(
-    _ policy: Policy, _ tried: Tried, _ now: UInt64, _ count: Int, racesLeft: Int = 16
-  ) -> Picked {
-    var sawFull = false
-    var sawEjected = false
-    var best = noSlot
-    var bestKey = UInt32.max
-    var step = 0
-    let cursor = shared.pointee.cursor.load(ordering: .relaxed)
-    let start = count == 0 ? 0 : Int(cursor) % count
-    while step < count {
-      let index = start + step < count ? start + step : start + step - count
-      step += 1
-      let gate = gates[index].load(ordering: .acquiring)
-      if gate != 0 {
-        if gate == Gate.ejected { sawEjected = true }
-        continue
-      }
-      if tried.contains(UInt32(index)) { continue }
-      let load = inFlight[index].load(ordering: .relaxed)
-      if load >= limits[index] {
-        sawFull = true
-        continue
-      }
-      let key = policy == .roundRobin ? 0 : min(load, 8191) &* scales[index]
-      if key < bestKey {
-        bestKey = key
-        best = UInt32(index)
-        if policy == .roundRobin { break }
-      }
-    }
-    if best != noSlot {
-      let (isOurTurn, _) = shared.pointee.cursor.compareExchange(
-        expected: cursor, desired: best &+ 1, ordering: .relaxed)
-      // Another worker may have had this turn, or the last place that was free.
-      let isRaceLost = policy == .roundRobin && !isOurTurn
-      if (!isRaceLost || racesLeft == 0) && take(best) { return .replica(lease(best)) }
-      return racesLeft > 0 ? pickSlowly(policy, tried, now, count, racesLeft: racesLeft - 1) : .full
-    }
-    if sawFull { return .full }
-    if sawEjected {
-      if let canary = canary(tried, now, count, .lastResort) { return .replica(canary) }
-      // Nobody is well. Those that at least take connections are better than an answer of our own, and for a request
-      // that has failed already so are those that refuse quickly.
-      let bearable: UInt32 = tried.isEmpty ? 0 : 1
-      step = 0
-      while step < count {
-        let index = start + step < count ? start + step : start + step - count
-        step += 1
-        guard gates[index].load(ordering: .acquiring) == Gate.ejected, !tried.contains(UInt32(index)),
-          health[index].unreachable.load(ordering: .relaxed) <= bearable,
-          take(UInt32(index), despite: Gate.ejected)
-        else { continue }
-        shared.pointee.cursor.store(UInt32(index) &+ 1, ordering: .relaxed)
-        return .replica(lease(UInt32(index)))
-      }
-      return .ejected
-    }
-    return .empty
+  /// One replica as a policy sees it that looks at one after the other.
+  enum Standing: BitwiseCopyable {
+    /// It may be picked; the lower its key, the less it has to do for its weight.
+    case open(key: UInt32)
+    /// It has all the exchanges it may have.
+    case full
+    /// It is shut, or the request has failed on it.
+    case out
   }
 
-  /// Whether any replica is in force that is not on its way out: decides what a client is told.
-  package var hasReplicas: Bool {
-    var index = 0
-    let count = self.count
-    while index < count {
-      if gates[index].load(ordering: .relaxed) & (Gate.absent | Gate.draining) == 0 { return true }
-      index += 1
-    }
-    return false
+  @inline(__always)
+  func standing(of index: Int, _ ask: Ask) -> Standing {
+    if gates[index].load(ordering: .acquiring) != 0 || ask.tried.contains(UInt32(index)) { return .out }
+    let load = inFlight[index].load(ordering: .relaxed)
+    if load >= limits[index] { return .full }
+    return .open(key: key(load, index))
   }
+
+  /// Orders replicas by in-flight ÷ weight: the bits of that as a number, which for numbers that are not negative are
+  /// in the order of the numbers themselves.
+  @inline(__always)
+  private func key(_ load: UInt32, _ index: Int) -> UInt32 { (Float(load) * scales[index]).bitPattern }
 
   /// The index with the least key, scanning sixteen at a time and starting at `from` so that ties go round.
   @inline(__always)
-  private func scan(_ count: Int, from: Int) -> (UInt32, UInt32) {
+  func scan(_ count: Int, from: Int) -> (UInt32, UInt32) {
     let blocks = (count + 15) >> 4
     guard blocks > 0 else { return (noSlot, .max) }
     let start = from < count ? from : 0
@@ -347,33 +272,39 @@ extension LoadBoard {
     return (bestIndex, bestKey)
   }
 
-  /// The keys of sixteen replicas: in-flight × scale, with the gate's bits above them all.
+  /// The keys of sixteen replicas, as `key`; `shut` for those that may not be picked.
   @inline(__always)
   private func keys(of block: Int) -> SIMD16<UInt32> {
-    // Vectors on both sides of every comparison: with a scalar on one side Swift 6.3 falls back to generic code.
-    let most = SIMD16<UInt32>(repeating: 8191)
+    // Vectors on both sides of every operation: with a scalar on one side Swift 6.3 falls back to generic code.
     // Plain vector loads of words that others change atomically: an aligned 32-bit word does not tear, and the choice
     // is confirmed by take().
     let loads = UnsafeRawPointer(inFlight + block << 4).load(as: SIMD16<UInt32>.self)
-    let shut = UnsafeRawPointer(gates + block << 4).load(as: SIMD16<UInt32>.self)
+    let gate = UnsafeRawPointer(gates + block << 4).load(as: SIMD16<UInt32>.self)
     let caps = UnsafeRawPointer(limits + block << 4).load(as: SIMD16<UInt32>.self)
-    let scale = UnsafeRawPointer(scales + block << 4).load(as: SIMD16<UInt32>.self)
-    var keys = (loads.replacing(with: most, where: loads .> most) &* scale) | shut
-    keys.replace(with: SIMD16<UInt32>(repeating: .max), where: loads .>= caps)
+    let scale = UnsafeRawPointer(scales + block << 4).load(as: SIMD16<Float>.self)
+    // A number below 2^23 in the low bits of 2^23 as a Float adds it: the quick way to a vector of Floats.
+    let base = SIMD16<Float>(repeating: 8_388_608)
+    let sums = unsafeBitCast(loads | SIMD16<UInt32>(repeating: 0x4B00_0000), to: SIMD16<Float>.self)
+    var keys = unsafeBitCast((sums - base) * scale, to: SIMD16<UInt32>.self)
+    let isShut = (loads .>= caps) .| (gate .!= SIMD16<UInt32>())
+    keys.replace(with: SIMD16<UInt32>(repeating: LoadBoard.shut), where: isShut)
     return keys
   }
 
   /// Up to so many replicas are looked at one and all; asking the bounds first costs more.
-  private static let scannedMost = 64
+  static let scannedMax = 64
+
+  /// After so many looks, each of which found a bound too low or lost a race, all replicas are scanned.
+  private static let looksMax = 64
 
   /// As `scan`, for many replicas: looks only at the sixteen with the least bound. A bound that is too low, since
   /// replicas have been taken, is raised, and the next least is tried: about two looks a pick.
-  private func search(_ count: Int, from: Int) -> (UInt32, UInt32) {
+  func search(_ count: Int, from: Int) -> (UInt32, UInt32) {
     let blocks = (count + 15) >> 4
     var start = from < count ? from : 0
     var looks = 0
     var wentOn = false
-    while looks < 64 {
+    while looks < LoadBoard.looksMax {
       looks += 1
       let firstBlock = start >> 4
       let firstLane = start & 15
@@ -420,7 +351,7 @@ extension LoadBoard {
 
   /// A replica's key may have fallen, to no less than `key`.
   @inline(__always)
-  private func lowered(_ index: Int, to key: UInt32) {
+  func lowered(_ index: Int, to key: UInt32) {
     let bound = bounds + index >> 4
     var word = bound.pointee.load(ordering: .relaxed)
     while true {
@@ -437,17 +368,17 @@ extension LoadBoard {
   @discardableResult
   private func uncount(_ index: Int) -> UInt32 {
     let before = inFlight[index].wrappingSubtract(1, ordering: .acquiringAndReleasing).oldValue
-    lowered(index, to: min(before &- 1, 8191) &* scales[index])
+    lowered(index, to: key(before &- 1, index))
     return before
   }
 
   /// Counts one exchange on a replica unless that would exceed its limit or its gate has shut meanwhile. `despite`: a
   /// bit of the gate that does not matter.
   @inline(__always)
-  private func take(_ index: UInt32, despite: UInt32 = 0) -> Bool {
+  func take(_ index: UInt32, despite: UInt32 = 0) -> Bool {
     let before = inFlight[Int(index)].wrappingAdd(1, ordering: .acquiringAndReleasing).oldValue
     if before < limits[Int(index)] && gates[Int(index)].load(ordering: .acquiring) & ~despite == 0 { return true }
-    // A report may have told of it: what is there now is news.
+    // A report may have told of this count; that it has gone is news as well.
     tellEmpty(Int(index), uncount(Int(index)))
     return false
   }
@@ -478,133 +409,11 @@ extension LoadBoard {
   }
 }
 
-// MARK: - Ejection
-
-extension LoadBoard {
-  private enum CanaryKind {
-    /// Fails its client when the replica is not back: the back-off is waited out.
-    case risky
-    /// Costs nothing, so ten tries a second are fine where they fail at once.
-    case harmless
-    /// All ready replicas are ejected: ten tries a second to each are better than waiting.
-    case lastResort
-  }
-
-  /// An ejected replica that may be tried again and has no canary out: the caller's exchange becomes the canary.
-  private func canary(_ tried: Tried, _ now: UInt64, _ count: Int, _ kind: CanaryKind) -> Lease? {
-    var index = 0
-    while index < count {
-      let candidate = index
-      index += 1
-      guard gates[candidate].load(ordering: .relaxed) == Gate.ejected, !tried.contains(UInt32(candidate)) else {
-        continue
-      }
-      let isEarly =
-        switch kind {
-        case .risky: false
-        case .harmless: health[candidate].unreachable.load(ordering: .relaxed) < 2
-        case .lastResort: true
-        }
-      let due =
-        isEarly
-        ? health[candidate].failedAt.load(ordering: .relaxed) &+ 100_000_000
-        : health[candidate].retryAt.load(ordering: .relaxed)
-      guard now >= due else { continue }
-      guard health[candidate].canary.compareExchange(expected: 0, desired: 1, ordering: .relaxed).exchanged else {
-        continue
-      }
-      // Draining may have begun meanwhile: nothing new may go there once it has been said to be empty.
-      if take(UInt32(candidate), despite: Gate.ejected) {
-        var lease = lease(UInt32(candidate))
-        lease.isCanary = true
-        return lease
-      }
-      health[candidate].canary.store(0, ordering: .relaxed)
-    }
-    return nil
-  }
-
-  /// The replica took a connection; whether it answers is another question.
-  @inline(__always)
-  package func reached(_ lease: Lease) {
-    let health = health + Int(lease.replica)
-    if health.pointee.unreachable.load(ordering: .relaxed) != 0 {
-      health.pointee.unreachable.store(0, ordering: .relaxed)
-    }
-  }
-
-  /// The replica began to answer: it is well.
-  @inline(__always)
-  package func succeeded(_ lease: inout Lease) {
-    let health = health + Int(lease.replica)
-    if lease.isCanary {
-      lease.isCanary = false
-      health.pointee.canary.store(0, ordering: .relaxed)
-    }
-    if health.pointee.consecutiveFailures.load(ordering: .relaxed) != 0 {
-      health.pointee.consecutiveFailures.store(0, ordering: .relaxed)
-    }
-    if gates[Int(lease.replica)].load(ordering: .relaxed) & Gate.ejected != 0 { restore(Int(lease.replica)) }
-  }
-
-  /// The replica failed before the head of a response. `refused`: it did not even take the connection; `timedOut`: it
-  /// said nothing at all.
-  package func failed(_ lease: Lease, refused: Bool, timedOut: Bool = false, now: UInt64, rule: EjectionRule) {
-    let index = Int(lease.replica)
-    let health = health + index
-    let failures = health.pointee.consecutiveFailures.wrappingAdd(1, ordering: .relaxed).newValue
-    health.pointee.failedAt.store(now, ordering: .relaxed)
-    health.pointee.unreachable.store(!refused ? 0 : timedOut ? 2 : 1, ordering: .relaxed)
-    let gate = gates[index].load(ordering: .relaxed)
-    if gate & Gate.ejected != 0 {
-      // Only the canary's own failure lengthens the back-off, not stragglers sent before the ejection.
-      guard lease.isCanary else { return }
-      // Canaries sent early do not lengthen it either.
-      if now >= health.pointee.retryAt.load(ordering: .relaxed) { backOff(index, now, rule) }
-    } else if gate == 0 && rule.after > 0 && (refused || (failures >= rule.after && others(than: index))) {
-      // Before the bit is set: from then on others look for when it may be tried.
-      health.pointee.retryAt.store(now &+ rule.minNs, ordering: .relaxed)
-      if gates[index].compareExchange(expected: 0, desired: Gate.ejected, ordering: .acquiringAndReleasing).exchanged {
-        shared.pointee.ejectedReplicas.wrappingAdd(1, ordering: .relaxed)
-        backOff(index, now, rule)
-      }
-    }
-    shared.pointee.news.wrappingAdd(1, ordering: .relaxed)
-  }
-
-  private func backOff(_ index: Int, _ now: UInt64, _ rule: EjectionRule) {
-    let round = min(health[index].ejections.wrappingAdd(1, ordering: .relaxed).oldValue, 20)
-    health[index].retryAt.store(now &+ min(rule.maxNs, rule.minNs << UInt64(round)), ordering: .relaxed)
-  }
-
-  /// Whether another replica could take the traffic: the last one standing is not ejected for answering badly.
-  private func others(than index: Int) -> Bool {
-    var other = 0
-    let count = self.count
-    while other < count {
-      if other != index && gates[other].load(ordering: .relaxed) == 0 { return true }
-      other += 1
-    }
-    return false
-  }
-
-  private func restore(_ index: Int) {
-    let before = gates[index].bitwiseAnd(~Gate.ejected, ordering: .acquiringAndReleasing).oldValue
-    guard before & Gate.ejected != 0 else { return }
-    lowered(index, to: 0)
-    opened()
-    health[index].canary.store(0, ordering: .relaxed)
-    health[index].ejections.store(0, ordering: .relaxed)
-    shared.pointee.ejectedReplicas.wrappingSubtract(1, ordering: .relaxed)
-    shared.pointee.news.wrappingAdd(1, ordering: .relaxed)
-  }
-}
-
 // MARK: - Membership (the admin thread only)
 
 extension LoadBoard {
   package func setPolicy(_ policy: Policy) {
-    shared.pointee.policy.store(UInt32(policy.rawValue), ordering: .relaxed)
+    shared.pointee.policy.store(policy, ordering: .relaxed)
   }
 
   /// Fills a free index (`isFree`) with a replica and opens it.
@@ -616,10 +425,7 @@ extension LoadBoard {
       gates[index].load(ordering: .acquiring) & Gate.absent != 0, "a replica index was given away while in use")
     addresses[index] = address
     places[index].generation &+= 1
-    health[index].consecutiveFailures.store(0, ordering: .relaxed)
-    health[index].ejections.store(0, ordering: .relaxed)
-    health[index].canary.store(0, ordering: .relaxed)
-    health[index].unreachable.store(0, ordering: .relaxed)
+    health[index].reset()
     adjust(index, weight: weight, maxInFlight: maxInFlight)
     gates[index].store(draining ? Gate.draining : 0, ordering: .releasing)
     lowered(index, to: 0)
@@ -627,12 +433,12 @@ extension LoadBoard {
     opened()
   }
 
-  /// To be said before whoever opened one shuts another: see `pick`.
-  private func opened() { shared.pointee.openings.wrappingAdd(1, ordering: .acquiringAndReleasing) }
+  /// Called by whoever has opened a replica, before it shuts another: see `pick`.
+  func opened() { shared.pointee.openings.wrappingAdd(1, ordering: .acquiringAndReleasing) }
 
   /// Changes weight and limit in place; the exchanges it has are untouched. `maxInFlight` 0 = no limit.
   package func adjust(_ index: Int, weight: Double, maxInFlight: UInt32) {
-    scales[index] = UInt32(min(65535, max(1, (256 / weight).rounded())))
+    scales[index] = Float(1 / weight)
     limits[index] = maxInFlight == 0 ? .max : maxInFlight
     lowered(index, to: 0)
   }
