@@ -15,7 +15,7 @@ extension EndToEnd {
       "queue-size", "resolve-interval",
       "max-replicas", "pool-size", "max-connections", "max-head-bytes", "max-target-bytes", "max-fields",
       "max-body-bytes", "queue-timeout", "head-timeout", "idle-timeout", "connect-timeout", "response-timeout",
-      "stream-timeout", "tunnel-timeout", "drain-timeout", "pool-idle-timeout", "half-close-grace",
+      "stream-timeout", "tunnel-timeout", "drain-timeout", "drain-deadline", "pool-idle-timeout", "half-close-grace",
       "client-half-close", "max-attempts", "retry-budget", "retry-burst", "eject-after", "eject-5xx", "eject-min",
       "eject-max",
       "buffers", "buffer-size", "stream-window", "spill-memory", "send-buffer",

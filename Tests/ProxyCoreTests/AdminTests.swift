@@ -11,7 +11,8 @@ import Testing
     let harness = try AdminHarness()
     let client = try harness.client()
     let entries = [
-      entry("a", weight: 2), entry("b", generation: 7, port: 8001, maxInFlight: 4), entry("c", port: 8002, .draining),
+      entry("a", weight: 2), entry("b", generation: 7, port: 8001, maxInFlight: 4),
+      entry("c", port: 8002, .draining, drainDeadline: 0.5),
     ]
     let answer = try client.put(snapshot(5, entries))
     #expect(answer.status == 200)

@@ -51,6 +51,8 @@ private func problems(
     #expect(c.headTimeoutNs == 10 * second && c.idleTimeoutNs == 75 * second && c.connectTimeoutNs == 5 * second)
     #expect(c.responseTimeoutNs == 3600 * second && c.streamTimeoutNs == 600 * second)
     #expect(c.tunnelTimeoutNs == 3600 * second && c.drainTimeoutNs == 30 * second)
+    // As long as SkyServe lets a replica drain.
+    #expect(c.drainDeadlineNs == 120 * second)
     // uvicorn closes at 5 s.
     #expect(c.poolIdleTimeoutNs == 3 * second && c.poolSize == 256)
     #expect(c.halfCloseGraceNs == second / 100 && c.clientHalfClose == .leave)

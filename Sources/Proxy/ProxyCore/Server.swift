@@ -60,7 +60,9 @@ package final class Server {
     }
     let membership = Membership(
       board: board, counters: threads.map(\.counters), replicasMax: config.maxReplicas,
-      defaultMaxInFlight: config.maxInFlight, policy: config.policy, canChangePolicy: true)
+      defaultMaxInFlight: config.maxInFlight, drainDeadlineNs: config.drainDeadlineNs, policy: config.policy,
+      canChangePolicy: true)
+    membership.onCut { [threads] in for thread in threads { thread.wake() } }
     let log = try openLog(membership)
     let tls = TlsFront(
       workers: threads.map(\.forTls), threads: tlsThreads, clients: config.maxConnections, board: board,
@@ -371,6 +373,9 @@ private final class WorkerThread: @unchecked Sendable {
     control.pointee.timeouts.set(config)
     handle.wake()
   }
+
+  /// For what it looks at once a turn.
+  func wake() { handle.wake() }
 
   /// 1 = drain, 2 = stop.
   func command(_ value: UInt32) {

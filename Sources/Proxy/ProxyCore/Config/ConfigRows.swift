@@ -110,6 +110,12 @@ extension ConfigRow {
       .deadlines, "drain-timeout", .timeout(.drain), "30s",
       "How long open requests may go on after SIGTERM."),
     ConfigRow(
+      .deadlines, "drain-deadline", .duration(\.drainDeadlineNs, ms...24 * h, zero: "no deadline"), "2m",
+      """
+      How long a replica that a controller's list drains or leaves out may keep its open requests, where its own \
+      drain_deadline (seconds) does not say otherwise; then they are ended.
+      """),
+    ConfigRow(
       .deadlines, "pool-idle-timeout", .timeout(.poolIdle), "3s",
       """
       How long an idle connection to a replica is kept. Stay below the replica's own limit: uvicorn closes after 5 s, \

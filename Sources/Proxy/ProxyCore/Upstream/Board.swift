@@ -4,6 +4,7 @@
 //   Board.swift      the arrays, the part of a pick that all policies share, leases, the search, membership
 //   Policy/          which replica is chosen: one file per policy
 //   Ejection.swift   which replicas are left out because they fail, and how it is found out that they are back
+//   Cuts.swift       until when a replica that leaves may keep its exchanges
 //
 // Each replica has an index that stays its own from the snapshot that brings it until it has left and its last
 // exchange has ended. The search scans dense arrays (gates, counts), sixteen replicas a step; where there are many, it
@@ -56,6 +57,8 @@ package struct LoadBoard: BitwiseCopyable, @unchecked Sendable {
   package let places: UnsafeMutablePointer<ReplicaPlace>
   package let addresses: UnsafeMutablePointer<SocketAddress>
   package let health: UnsafeMutablePointer<ReplicaHealth>
+  /// Until when a draining or leaving replica may keep its exchanges: see Cuts.swift.
+  package let cutAt: UnsafeMutablePointer<Atomic<UInt64>>
   /// For each sixteen replicas a key that none of theirs is below, in the upper half; the lower half counts how often
   /// one of theirs may have fallen, so that a worker that raises the bound cannot miss that.
   package let bounds: UnsafeMutablePointer<Atomic<UInt64>>
@@ -74,6 +77,7 @@ package struct LoadBoard: BitwiseCopyable, @unchecked Sendable {
     places = mapZeroed(capacity)
     addresses = mapZeroed(capacity)
     health = mapZeroed(capacity)
+    cutAt = mapZeroed(capacity)
     bounds = mapZeroed(capacity >> 4)
     waitingSince = mapZeroed(LoadBoard.workersMax)
     shared = mapZeroed(1)
@@ -143,6 +147,8 @@ package struct BoardShared: ~Copyable {
   package let policy = Atomic<Policy>(.leastLoad)
   /// 1 once the process finishes its work to end.
   package let draining = Atomic<UInt32>(0)
+  /// Counts the changes of `cutAt`.
+  package let cutChanges = Atomic<UInt32>(0)
   /// Version of the snapshot in force.
   package let version = Atomic<UInt64>(0)
   /// Bumped when something happened that GET /v1/reports should tell at once.
@@ -426,6 +432,7 @@ extension LoadBoard {
     addresses[index] = address
     places[index].generation &+= 1
     health[index].reset()
+    cutAt[index].store(0, ordering: .relaxed)
     adjust(index, weight: weight, maxInFlight: maxInFlight)
     gates[index].store(draining ? Gate.draining : 0, ordering: .releasing)
     lowered(index, to: 0)
