@@ -1,5 +1,9 @@
 // When a replica that has failed is tried again, and with what.
 
+import Foundation
+import SimKit
+import Synchronization
+import TestSupport
 import Testing
 
 @testable import ProxyCore
@@ -324,5 +328,41 @@ import Testing
       scene.board.release(&lease)
     }
     #expect(!scene.isEjected(0))
+  }
+
+  /// Four workers at once, two replicas that answer well and badly by turns: there is always one to pick, and when all is
+  /// well again nothing is left of the ejections.
+  @Test func workersThatRaceLeaveOneAndForgetNothing() {
+    let first = Chance()
+    let scene = Scene(replicas: 2)
+    let rule = EjectionRule(afterErrors: 2, minNs: 1000, maxNs: 8000)
+    let board = scene.board
+    let missed = Atomic(0)
+    let ejections = Atomic(0)
+    DispatchQueue.concurrentPerform(iterations: 4) { worker in
+      var chance = Chance(seed: first.seed &+ UInt64(worker))
+      for _ in 0..<30_000 {
+        guard case .replica(var lease) = board.pick(Ask(isHarmless: chance.hit(0.5), now: monotonicNanoseconds()))
+        else {
+          missed.wrappingAdd(1, ordering: .relaxed)
+          continue
+        }
+        let status: UInt16 = chance.hit(0.6) ? 500 : 200
+        board.answered(&lease, status: status, now: monotonicNanoseconds(), rule: rule)
+        if board.shared.pointee.ejectedReplicas.load(ordering: .relaxed) != 0 {
+          ejections.wrappingAdd(1, ordering: .relaxed)
+        }
+        board.release(&lease)
+      }
+    }
+    let (misses, seen) = (missed.load(ordering: .relaxed), ejections.load(ordering: .relaxed))
+    #expect(misses == 0, "\(first.replay())")
+    #expect(seen > 0, "none was ever ejected: this test tests nothing")
+    for index in 0..<2 { scene.answer(index, 200) }
+    for index in 0..<2 {
+      #expect(!scene.isEjected(index) && board.inFlight[index].load(ordering: .relaxed) == 0)
+      #expect(board.health[index].canary.load(ordering: .relaxed) == 0, "\(first.replay())")
+    }
+    #expect(board.shared.pointee.ejectedReplicas.load(ordering: .relaxed) == 0, "\(first.replay())")
   }
 }

@@ -218,13 +218,15 @@ import Testing
   @Test(
     arguments: [
       ("ready", [[entry("a")]], 0),
-      ("new and draining", [[entry("a", .draining)]], 100),
-      ("draining", [[entry("a")], [entry("a", .draining)]], 101),
-      ("draining goes on", [[entry("a")], [entry("a", .draining)], [entry("a", .draining)]], 101),
-      ("drain taken back", [[entry("a")], [entry("a", .draining)], [entry("a")]], 0),
-      ("draining again", [[entry("a", .draining)], [entry("a")], [entry("a", .draining)]], 102),
+      ("new and draining", [[entry("a", .draining)]], 0),
+      ("draining", [[entry("a")], [entry("a", .draining)]], 0),
+      ("draining by its own deadline", [[entry("a")], [entry("a", .draining, drainDeadline: 7)]], 8),
+      ("draining goes on", [[entry("a")]] + Array(repeating: [entry("a", .draining, drainDeadline: 7)], count: 3), 8),
+      ("drain taken back", [[entry("a", .draining, drainDeadline: 7)], [entry("a", drainDeadline: 7)]], 0),
+      ("draining again", [[entry("a", .draining)], [entry("a")], [entry("a", .draining, drainDeadline: 7)]], 9),
       ("gone", [[entry("a")], []], 101),
-      ("gone after a drain", [[entry("a")], [entry("a", .draining)], []], 101),
+      ("gone after a drain", [[entry("a")], [entry("a", .draining)], []], 102),
+      ("gone after a drain of its own", [[entry("a")], [entry("a", .draining, drainDeadline: 7)], []], 8),
       ("gone for longer", [[entry("a")], [], [entry("b")]], 101),
       ("its own deadline", [[entry("a", drainDeadline: 7)], []], 8),
       ("its own fraction", [[entry("a", .draining, drainDeadline: 0.5)]], 0.5),
@@ -286,11 +288,11 @@ import Testing
     let membership = Membership(
       board: board, counters: [CounterSet(replicas: board.capacity)], replicasMax: 16, drainDeadlineNs: Self.second)
     let wakes = AdminHarness.Shared(0)
+    let draining = entry("b", .draining, drainDeadline: 7)
     membership.onCut { wakes.set(wakes.get() + 1) }
     let lists: [([ReplicaEntry], Int)] = [
-      ([entry("a"), entry("b")], 0), ([entry("a"), entry("b", .draining)], 1),
-      ([entry("a"), entry("b", .draining)], 1),
-      ([entry("a"), entry("b")], 1), ([], 2),
+      ([entry("a"), entry("b")], 0), ([entry("a"), entry("b", .draining)], 0), ([entry("a"), draining], 1),
+      ([entry("a"), draining], 1), ([entry("a"), entry("b")], 1), ([], 2),
     ]
     for (step, (list, expected)) in lists.enumerated() {
       _ = try membership.apply(snapshot(UInt64(step + 1), list), now: UInt64(step))

@@ -24,8 +24,9 @@ package struct ReplicaEntry: Equatable, Sendable {
   /// Requests the replica may have at once, at most 1,000,000; 0 = no limit.
   package var maxInFlight: Int
   package var state: State
-  /// Seconds that the replica may keep its exchanges once it drains or has left the list; then they are ended. 0 = as
-  /// long as they take, nil = what --drain-deadline says.
+  /// Seconds that the replica may keep its exchanges from when it drains or is left out of the list; then they are
+  /// ended. 0 = as long as they take. nil = as long as they take while it is on the list, and then what
+  /// --drain-deadline says.
   package var drainDeadline: Double?
 
   package static let drainDeadlines = 0.001...86_400.0

@@ -112,8 +112,8 @@ extension ConfigRow {
     ConfigRow(
       .deadlines, "drain-deadline", .duration(\.drainDeadlineNs, ms...24 * h, zero: "no deadline"), "2m",
       """
-      How long a replica that a controller's list drains or leaves out may keep its open requests, where its own \
-      drain_deadline (seconds) does not say otherwise; then they are ended.
+      How long a replica that a controller's list leaves out may keep its open requests; then they are ended. A \
+      replica's own drain_deadline (seconds) takes the place of this, and counts from when it began to drain.
       """),
     ConfigRow(
       .deadlines, "pool-idle-timeout", .timeout(.poolIdle), "3s",

@@ -75,8 +75,8 @@ package struct Member: Sendable {
   package var boardGeneration: UInt32
   /// When it left the list, nanoseconds; nil while it is on it.
   package var leftAt: UInt64?
-  /// Since when it gets nothing new because it drains or has left, nanoseconds; nil while it may be picked. The drain
-  /// deadline counts from here, so that leaving the list does not prolong a drain.
+  /// Since when it gets nothing new because it drains or has left, nanoseconds; nil while it may be picked. Its own
+  /// drain deadline counts from here, so that leaving the list does not prolong a drain.
   package var drainsSince: UInt64?
 }
 
@@ -111,7 +111,7 @@ package final class Membership: @unchecked Sendable {
   ///   - replicasMax: replicas on a list. The board should have twice as many places: replacing all of them at once
   ///     needs both sets until the old ones have finished.
   ///   - defaultMaxInFlight: of a replica whose entry says 0; 0 = no limit.
-  ///   - drainDeadlineNs: of a replica in a snapshot whose entry names none; 0 = no deadline.
+  ///   - drainDeadlineNs: from when a snapshot leaves a replica out whose entry named none; 0 = no deadline.
   package init(
     board: LoadBoard, counters: [CounterSet], replicasMax: Int, defaultMaxInFlight: Int = 0,
     drainDeadlineNs: UInt64 = 0, policy: PolicyName = .leastLoad, canChangePolicy: Bool = false
@@ -209,7 +209,7 @@ extension Membership {
     var places: [Int] = []
   }
 
-  /// - Parameter drainDeadlineNs: of entries that name none; 0 = no deadline.
+  /// - Parameter drainDeadlineNs: of replicas left out whose entry named none; 0 = no deadline.
   private func replace(
     with entries: [ReplicaEntry], drainDeadlineNs: UInt64, _ now: UInt64
   ) throws(SnapshotRefusal) -> AppliedSnapshot {
@@ -339,14 +339,20 @@ extension Membership {
   private func setCuts(_ drainDeadlineNs: UInt64, _ now: UInt64) {
     var isSet = false
     for member in members where member.leftAt == nil || member.leftAt == now {
-      var time: UInt64 = 0
-      if let since = member.drainsSince {
-        let deadlineNs = member.entry.drainDeadline.map { UInt64(($0 * 1e9).rounded()) } ?? drainDeadlineNs
-        if deadlineNs != 0 { time = since &+ deadlineNs }
-      }
+      let time = cut(member, drainDeadlineNs)
       if board.setCut(member.index, at: time) && time != 0 { isSet = true }
     }
     if isSet { wakeWorkers() }
+  }
+
+  /// When the exchanges of a replica end; 0: in their own time. One that drains is still its sender's business: it may
+  /// be one that is busy for a while and comes back, so it is cut only where its entry says when.
+  private func cut(_ member: Member, _ drainDeadlineNs: UInt64) -> UInt64 {
+    let deadline = member.entry.drainDeadline.map { UInt64(($0 * 1e9).rounded()) }
+    let since = deadline == nil ? member.leftAt : member.drainsSince
+    let deadlineNs = deadline ?? drainDeadlineNs
+    guard let since, deadlineNs != 0 else { return 0 }
+    return since &+ deadlineNs
   }
 
   private func limit(_ entry: ReplicaEntry) -> UInt32 {
