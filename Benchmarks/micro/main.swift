@@ -147,7 +147,6 @@ func picking() {
     for index in 0..<replicas {
       board.admit(index, at: .ipv4(127, 0, 0, 1, port: 9000), weight: 1, maxInFlight: 0, draining: false)
     }
-    let rule = EjectionRule()
     // Each replica is busy once, so that a pick looks at all of them, as in a loaded service.
     for index in 0..<replicas { board.inFlight[index].store(1, ordering: .relaxed) }
     let held = UnsafeMutablePointer<Lease>.allocate(capacity: 64)
@@ -157,7 +156,7 @@ func picking() {
       for turn in 0..<times {
         // 64 exchanges open at a time.
         board.release(&held[turn & 63])
-        guard case .replica(let lease) = board.pick(tried: Tried(), isHarmless: true, now: 1, rule: rule) else {
+        guard case .replica(let lease) = board.pick(Ask(isHarmless: true, now: 1)) else {
           fatalError("nobody")
         }
         held[turn & 63] = lease

@@ -157,6 +157,72 @@ extension EndToEnd {
       }
     }
 
+    /// Of three replicas one had lost its model and answered errors at once; so it always had the least to do, and most
+    /// requests failed there.
+    @Test(arguments: ["least_load", "round_robin"])
+    func aReplicaThatFailsFastDoesNotAttractTraffic(policy: String) throws {
+      let broken = try Origin.answering { _ in
+        responseText("no model", status: "500 Internal Server Error", fields: ["X-Broken: yes"])
+      }
+      let well = try ["a", "b"].map { name in
+        try Origin.answering { _ in
+          usleep(20_000)  // a model thinks
+          return responseText(name)
+        }
+      }
+      try withProxy([broken] + well, "--policy", policy, "--eject-min", "1h", "--eject-max", "1h") { proxy in
+        let clients = 8
+        let hammer = Hammer(proxy.address, clients: clients, request: requestText("POST", "/", body: "once")) {
+          // What the replica says reaches its client as it is.
+          $0.status == 200 || ($0.status == 500 && $0.text == "no model" && $0.fields["x-broken"] == "yes")
+        }
+        #expect(eventually { hammer.answered >= 400 })
+        hammer.stop()
+        #expect(hammer.problems == [])
+        // Those under way when the fifth error came.
+        #expect(broken.requests.count < 5 + clients, "of \(hammer.answered)")
+        #expect(([broken] + well).map(\.requests.count).reduce(0, +) == hammer.answered, "none is sent twice")
+        let retries = try proxy.metric("skyproxy_retries_sent_total")
+        #expect(retries == 0)
+      }
+    }
+
+    @Test func aReplicaThatFailedFastIsUsedAgainOnceItAnswersWell() throws {
+      let isMended = Event()
+      let a = try Origin.answering { _ in
+        responseText("a", status: isMended.hasHappened ? "200 OK" : "503 Service Unavailable")
+      }
+      let b = try Origin.named("b")
+      try withProxy([a, b], "--eject-min", "10ms", "--eject-max", "100ms") { proxy in
+        #expect(
+          eventually {
+            _ = try proxy.ask("POST", "/", body: "x")
+            return a.requests.count >= 8
+          }, "the first five, then canaries")
+        isMended.happen()
+        #expect(
+          eventually {
+            let before = a.requests.count
+            let good = try (0..<20).count { _ in try proxy.ask("POST", "/", body: "x").status == 200 }
+            return good == 20 && a.requests.count - before >= 8
+          }, "it takes its half again")
+      }
+    }
+
+    /// What all replicas lack is not the fault of one: all of them go on taking their part.
+    @Test func whereEveryReplicaAnswersErrorsEveryReplicaIsUsed() throws {
+      let origins = try ["a", "b", "c"].map { name in
+        try Origin.answering { _ in responseText(name, status: "500 Internal Server Error") }
+      }
+      try withProxy(origins) { proxy in
+        for _ in 0..<60 {
+          let response = try proxy.ask("POST", "/", body: "x")
+          #expect(response.status == 500, "\(response.text)")
+        }
+        #expect(origins.map(\.requests.count) == [20, 20, 20])
+      }
+    }
+
     @Test func noReplicaAtAll() throws {
       let proxy = try ProxyProcess(replicas: [])
       try check(proxy) {

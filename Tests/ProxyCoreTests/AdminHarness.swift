@@ -250,11 +250,11 @@ final class AdminHarness {
 
 func entry(
   _ id: String, generation: UInt64 = 1, port: UInt16 = 8000, weight: Double = 1, maxInFlight: Int = 0,
-  _ state: ReplicaEntry.State = .ready
+  _ state: ReplicaEntry.State = .ready, drainDeadline: Double? = nil
 ) -> ReplicaEntry {
   ReplicaEntry(
     id: id, generation: generation, address: .ipv4(0x0A00_0001, port: port), weight: weight, maxInFlight: maxInFlight,
-    state: state)
+    state: state, drainDeadline: drainDeadline)
 }
 
 func snapshot(_ version: UInt64, _ entries: [ReplicaEntry]) -> ReplicaSnapshot {

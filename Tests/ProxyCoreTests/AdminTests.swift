@@ -11,7 +11,8 @@ import Testing
     let harness = try AdminHarness()
     let client = try harness.client()
     let entries = [
-      entry("a", weight: 2), entry("b", generation: 7, port: 8001, maxInFlight: 4), entry("c", port: 8002, .draining),
+      entry("a", weight: 2), entry("b", generation: 7, port: 8001, maxInFlight: 4),
+      entry("c", port: 8002, .draining, drainDeadline: 0.5),
     ]
     let answer = try client.put(snapshot(5, entries))
     #expect(answer.status == 200)
@@ -387,7 +388,7 @@ import Testing
     harness.board.failed(onA, refused: true, now: monotonicNanoseconds(), rule: EjectionRule())
     #expect(try client.event() == .refused(id: "a", generation: 1, count: 1))
     #expect(try client.event() == .ejected(id: "a", generation: 1, reason: "1 failures in a row"))
-    harness.board.succeeded(&onA)
+    harness.board.answered(&onA, status: 200, now: monotonicNanoseconds(), rule: EjectionRule())
     #expect(try client.event() == .restored(id: "a", generation: 1, reason: "it answered again"))
 
     // Gone from the list while it works: told when it has finished.
@@ -400,6 +401,22 @@ import Testing
     harness.board.release(&last)
     #expect(try client.event() == .draining(id: "a", generation: 1, inFlight: 0))
     #expect(try control.replicas().replicas.isEmpty)
+  }
+
+  @Test func serverErrorsInARowAreToldAsSuch() throws {
+    let harness = try AdminHarness()
+    let client = try harness.client()
+    #expect(try client.put(snapshot(1, [entry("a"), entry("b", port: 8001)])).status == 200)
+    try client.subscribe(intervalMs: 3_600_000)
+    _ = try client.report()
+    var onA = Lease(replica: 0, generation: 1)
+    for _ in 0..<5 { harness.board.answered(&onA, status: 503, now: 1, rule: EjectionRule()) }
+    #expect(
+      try client.event() == .ejected(id: "a", generation: 1, reason: "5 answers of 500, 502, 503 or 504 in a row"))
+    let control = try harness.client()
+    #expect(try control.replicas().replicas.map(\.ejected) == [true, false])
+    harness.board.answered(&onA, status: 200, now: 2, rule: EjectionRule())
+    #expect(try client.event() == .restored(id: "a", generation: 1, reason: "it answered again"))
   }
 
   @Test func refusalsAreGathered() throws {

@@ -51,11 +51,14 @@ private func problems(
     #expect(c.headTimeoutNs == 10 * second && c.idleTimeoutNs == 75 * second && c.connectTimeoutNs == 5 * second)
     #expect(c.responseTimeoutNs == 3600 * second && c.streamTimeoutNs == 600 * second)
     #expect(c.tunnelTimeoutNs == 3600 * second && c.drainTimeoutNs == 30 * second)
+    // As long as SkyServe lets a replica drain.
+    #expect(c.drainDeadlineNs == 120 * second)
     // uvicorn closes at 5 s.
     #expect(c.poolIdleTimeoutNs == 3 * second && c.poolSize == 256)
     #expect(c.halfCloseGraceNs == second / 100 && c.clientHalfClose == .leave)
     #expect(c.maxAttempts == 3 && c.retryBudgetPercent == 20 && c.retryBurst == 1000)
-    #expect(c.ejectAfter == 3 && c.ejectMinNs == second / 4 && c.ejectMaxNs == 8 * second)
+    #expect(c.ejectAfter == 3 && c.eject5xx == 5)
+    #expect(c.ejectMinNs == second / 4 && c.ejectMaxNs == 8 * second)
     #expect(c.buffers == 1024 && c.bufferSize == 65_536 && c.streamWindow == 524_288 && c.batchWaitNs == 0)
     #expect(c.forwarded == .append && c.viaName == "sky-proxy" && c.requestId)
     #expect(c.accessLog == .off && c.accessLogFormat == .json && !c.accessLogQuery)

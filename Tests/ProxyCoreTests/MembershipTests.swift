@@ -12,11 +12,12 @@ import Testing
     let counters: CounterSet
     let membership: Membership
 
-    init(places: Int = 16, replicasMax: Int = 16, defaultMaxInFlight: Int = 0) {
+    init(places: Int = 16, replicasMax: Int = 16, defaultMaxInFlight: Int = 0, drainDeadlineNs: UInt64 = 0) {
       board = LoadBoard(capacity: places)
       counters = CounterSet(replicas: board.capacity)
       membership = Membership(
-        board: board, counters: [counters], replicasMax: replicasMax, defaultMaxInFlight: defaultMaxInFlight)
+        board: board, counters: [counters], replicasMax: replicasMax, defaultMaxInFlight: defaultMaxInFlight,
+        drainDeadlineNs: drainDeadlineNs)
     }
 
     /// `a@0 ready`, in the order of the list.
@@ -63,13 +64,13 @@ import Testing
   @Test func weightsAndLimitsReachTheBoard() throws {
     let fixture = Fixture(defaultMaxInFlight: 9)
     _ = try fixture.membership.apply(snapshot(1, [entry("a", weight: 2), entry("b", maxInFlight: 4)]), now: 0)
-    #expect(fixture.board.scales[0] == 128)
+    #expect(fixture.board.scales[0] == 0.5)
     #expect(fixture.board.limits[0] == 9)
     #expect(fixture.board.limits[1] == 4)
     #expect(fixture.board.addresses[0].endpoint == .ipv4(0x0A00_0001, port: 8000))
     _ = try fixture.membership.apply(
       snapshot(2, [entry("a", weight: 0.5, maxInFlight: .max), entry("b", maxInFlight: 4)]), now: 0)
-    #expect(fixture.board.scales[0] == 512)
+    #expect(fixture.board.scales[0] == 2)
     #expect(fixture.board.limits[0] == .max)
   }
 
@@ -114,8 +115,7 @@ import Testing
     let full = (0..<16).map { entry("r\($0)") }
     _ = try fixture.membership.apply(snapshot(1, full), now: 0)
     guard
-      case .replica(var lease) = fixture.board.pick(
-        tried: Tried(), isHarmless: true, now: 0, rule: EjectionRule())
+      case .replica(var lease) = fixture.board.pick(Ask(isHarmless: true, now: 0))
     else { throw TestFailure("nothing to pick") }
     let busy = lease.replica
     _ = try fixture.membership.apply(snapshot(2, Array(full.dropFirst(1))), now: 0)
@@ -206,6 +206,133 @@ import Testing
     #expect(try fixture.membership.apply(snapshot(0, [entry("a")]), now: 0).added == 0)
     #expect(try fixture.membership.apply(standalone: [entry("c")], now: 0) == nil)
     #expect(fixture.shown == ["a.1@0 ready", "b.1@1 leaving"])
+  }
+}
+
+/// Until when a replica that drains or leaves may keep its exchanges.
+@Suite struct CutTests {
+  private static let second: UInt64 = 1_000_000_000
+
+  /// One list after another, a second apart, under --drain-deadline 100s; when replica a is cut, in seconds from the
+  /// first list (0: never).
+  @Test(
+    arguments: [
+      ("ready", [[entry("a")]], 0),
+      ("new and draining", [[entry("a", .draining)]], 0),
+      ("draining", [[entry("a")], [entry("a", .draining)]], 0),
+      ("draining by its own deadline", [[entry("a")], [entry("a", .draining, drainDeadline: 7)]], 8),
+      ("draining goes on", [[entry("a")]] + Array(repeating: [entry("a", .draining, drainDeadline: 7)], count: 3), 8),
+      ("drain taken back", [[entry("a", .draining, drainDeadline: 7)], [entry("a", drainDeadline: 7)]], 0),
+      ("draining again", [[entry("a", .draining)], [entry("a")], [entry("a", .draining, drainDeadline: 7)]], 9),
+      ("gone", [[entry("a")], []], 101),
+      ("gone after a drain", [[entry("a")], [entry("a", .draining)], []], 102),
+      ("gone after a drain of its own", [[entry("a")], [entry("a", .draining, drainDeadline: 7)], []], 8),
+      ("gone for longer", [[entry("a")], [], [entry("b")]], 101),
+      ("its own deadline", [[entry("a", drainDeadline: 7)], []], 8),
+      ("its own fraction", [[entry("a", .draining, drainDeadline: 0.5)]], 0.5),
+      ("its own: none", [[entry("a", drainDeadline: 0)], []], 0),
+      ("sooner", [[entry("a", .draining)], [entry("a", .draining, drainDeadline: 3)]], 3),
+      ("later", [[entry("a", .draining, drainDeadline: 3)], [entry("a", .draining, drainDeadline: 9)]], 9),
+      ("gone by another address", [[entry("a")], [entry("a", port: 9)]], 101),
+      ("another generation", [[entry("a", drainDeadline: 5)], [entry("a", generation: 2)]], 6),
+    ] as [(String, [[ReplicaEntry]], Double)])
+  func whenAReplicaIsCut(_ name: String, _ lists: [[ReplicaEntry]], _ expected: Double) throws {
+    let board = LoadBoard(capacity: 16)
+    let membership = Membership(
+      board: board, counters: [CounterSet(replicas: board.capacity)], replicasMax: 16,
+      drainDeadlineNs: 100 * Self.second)
+    let start: UInt64 = 5 * Self.second
+    var held = Lease.none
+    for (step, list) in lists.enumerated() {
+      _ = try membership.apply(snapshot(UInt64(step + 1), list), now: start + UInt64(step) * Self.second)
+      if !held.isHeld, case .replica(let lease) = board.pick(Ask(isHarmless: true, now: 0)) { held = lease }
+    }
+    if !held.isHeld { held = board.lease(0) }
+    #expect(held.replica == 0)
+    let time = expected == 0 ? 0 : start + UInt64(expected * 1e9)
+    #expect(board.cutAt[0].load(ordering: .relaxed) == time)
+    #expect(board.nextCut(after: 0) == (time == 0 ? .max : time))
+    if time != 0 { #expect(!board.isCut(held, now: time - 1)) }
+    #expect(board.isCut(held, now: time == 0 ? .max : time) == (time != 0))
+  }
+
+  /// An address that a lookup finds no more may be the answer of a server that names others each time.
+  @Test func aNameThatLeadsElsewhereCutsNothing() throws {
+    let board = LoadBoard(capacity: 16)
+    let membership = Membership(
+      board: board, counters: [CounterSet(replicas: board.capacity)], replicasMax: 16, drainDeadlineNs: Self.second)
+    _ = try membership.apply(standalone: [entry("a"), entry("b")], now: 0)
+    _ = try membership.apply(standalone: [entry("b")], now: Self.second)
+    #expect(board.nextCut(after: 0) == .max)
+    // What a controller leaves out is to end.
+    _ = try membership.apply(snapshot(1, [entry("c")]), now: 2 * Self.second)
+    #expect(board.cutAt[0].load(ordering: .relaxed) == 0)
+    #expect(board.cutAt[1].load(ordering: .relaxed) == 3 * Self.second)
+  }
+
+  @Test func anotherReplicaInThePlaceIsNotCut() throws {
+    let board = LoadBoard(capacity: 16)
+    let membership = Membership(
+      board: board, counters: [CounterSet(replicas: board.capacity)], replicasMax: 16, drainDeadlineNs: Self.second)
+    _ = try membership.apply(snapshot(1, [entry("a"), entry("b")]), now: 0)
+    _ = try membership.apply(snapshot(2, [entry("b")]), now: 1)
+    #expect(board.cutAt[0].load(ordering: .relaxed) != 0)
+    _ = try membership.apply(snapshot(3, [entry("b"), entry("c")]), now: 10 * Self.second)
+    #expect(membership.member("c")?.index == 0)
+    #expect(board.cutAt[0].load(ordering: .relaxed) == 0)
+    #expect(board.nextCut(after: 0) == .max)
+  }
+
+  @Test func workersAreWokenForNewCutsOnly() throws {
+    let board = LoadBoard(capacity: 16)
+    let membership = Membership(
+      board: board, counters: [CounterSet(replicas: board.capacity)], replicasMax: 16, drainDeadlineNs: Self.second)
+    let wakes = AdminHarness.Shared(0)
+    let draining = entry("b", .draining, drainDeadline: 7)
+    membership.onCut { wakes.set(wakes.get() + 1) }
+    let lists: [([ReplicaEntry], Int)] = [
+      ([entry("a"), entry("b")], 0), ([entry("a"), entry("b", .draining)], 0), ([entry("a"), draining], 1),
+      ([entry("a"), draining], 1), ([entry("a"), entry("b")], 1), ([], 2),
+    ]
+    for (step, (list, expected)) in lists.enumerated() {
+      _ = try membership.apply(snapshot(UInt64(step + 1), list), now: UInt64(step))
+      #expect(wakes.get() == expected, "list \(step)")
+    }
+  }
+
+  /// A worker looks through its exchanges once for each moment, and sleeps until the next.
+  @Test func aWorkerLooksOnceForEachCut() {
+    let board = LoadBoard(capacity: 16)
+    for index in 0..<3 {
+      board.admit(index, at: .ipv4(10, 0, 0, 1, port: 80), weight: 1, maxInFlight: 0, draining: false)
+    }
+    var watch = CutWatch()
+    func isDue(_ now: UInt64) -> Bool { watch.isDue(board, now: now) }
+    #expect(!isDue(1) && watch.next == .max)
+    board.setCut(0, at: 100)
+    board.setCut(1, at: 200)
+    #expect(!isDue(99) && watch.next == 100)
+    #expect(isDue(100) && watch.next == 200)
+    #expect(!isDue(150))
+    // Sooner than the one it waits for.
+    board.setCut(2, at: 160)
+    #expect(isDue(155), "the first is looked at again: which of them is new is not known")
+    #expect(watch.next == 160)
+    // Two in one.
+    #expect(isDue(300) && watch.next == .max)
+    #expect(!isDue(400))
+    // Taken back before it came.
+    board.setCut(0, at: 500)
+    board.setCut(1, at: 0)
+    board.setCut(2, at: 0)
+    #expect(!isDue(450) && watch.next == 500)
+    board.setCut(0, at: 0)
+    #expect(!isDue(600) && watch.next == .max)
+    // Another worker has a watch of its own.
+    board.setCut(1, at: 700)
+    var other = CutWatch()
+    let isDueForTheOther = other.isDue(board, now: 700)
+    #expect(isDue(700) && isDueForTheOther)
   }
 }
 

@@ -21,7 +21,7 @@ final class Picker: Sendable {
     thread = try #require(
       ControlThread.start("test-picker") {
         while !counts.isOver.load(ordering: .relaxed) {
-          switch board.pick(tried: Tried(), isHarmless: isHarmless, now: now, rule: EjectionRule()) {
+          switch board.pick(Ask(isHarmless: isHarmless, now: now)) {
           case .replica(var lease): board.release(&lease)
           case .full, .ejected, .empty: counts.misses.wrappingAdd(1, ordering: .relaxed)
           }

@@ -12,8 +12,8 @@ import Testing
       ReplicaEntry(
         id: "a/b:\"c\"", generation: .max, address: .ipv6(high: 0, low: 1, port: 1), weight: 0.1, maxInFlight: 9,
         state: .draining),
-      ReplicaEntry(id: "x", generation: 0, address: .unix(path: "/run/é;x.sock"), weight: 1000),
-      ReplicaEntry(id: "y", generation: 0, address: .name("model-3.internal", port: 65535)),
+      ReplicaEntry(id: "x", generation: 0, address: .unix(path: "/run/é;x.sock"), weight: 1000, drainDeadline: 0.25),
+      ReplicaEntry(id: "y", generation: 0, address: .name("model-3.internal", port: 65535), drainDeadline: 0),
     ])
 
   @Test func comesBackTheSame() throws {
@@ -83,6 +83,10 @@ import Testing
     (list(#"{"max_in_flight":-1}"#), "replicas[1].max_in_flight: -1 is below 0"),
     (list(#"{"max_in_flight":1000001}"#), "replicas[1].max_in_flight: 1000001 is outside 0...1000000"),
     (list(#"{"max_in_flight":18446744073709551615}"#), "replicas[1].max_in_flight: 18446744073709551615 is too large"),
+    (list(#"{"drain_deadline":-1}"#), "replicas[1].drain_deadline: -1.0 is outside 0.001...86400 seconds"),
+    (list(#"{"drain_deadline":86401}"#), "replicas[1].drain_deadline: 86401.0 is outside"),
+    (list(#"{"drain_deadline":"2m"}"#), "replicas[1].drain_deadline: expected a number, found a string"),
+    (list(#"{"drain_dedline":1}"#), "replicas[1]: unknown field 'drain_dedline', did you mean 'drain_deadline'?"),
     (list(#"{"state":"Ready"}"#), "replicas[1].state: 'Ready' is not one of ready, draining, did you mean 'ready'?"),
   ]
 

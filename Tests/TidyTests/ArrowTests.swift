@@ -51,8 +51,9 @@ import Testing
   static let hotRooms = [
     "Sources/Proxy/ProxyCore/Ring", "Sources/Proxy/ProxyCore/Memory", "Sources/Proxy/ProxyCore/Time",
     "Sources/Proxy/ProxyCore/Http", "Sources/Proxy/ProxyCore/Engine",
-    "Sources/Proxy/ProxyCore/Upstream/LoadBoard.swift", "Sources/Proxy/ProxyCore/Upstream/IdlePool.swift",
-    "Sources/Proxy/ProxyCore/Upstream/RetryPolicy.swift",
+    "Sources/Proxy/ProxyCore/Upstream/Board.swift", "Sources/Proxy/ProxyCore/Upstream/Cuts.swift",
+    "Sources/Proxy/ProxyCore/Upstream/Ejection.swift", "Sources/Proxy/ProxyCore/Upstream/IdlePool.swift",
+    "Sources/Proxy/ProxyCore/Upstream/Policy/", "Sources/Proxy/ProxyCore/Upstream/RetryPolicy.swift",
   ]
   /// Files of hot rooms that run at start only, and why they may use text.
   static let coldFiles = [

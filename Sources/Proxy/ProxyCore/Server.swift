@@ -61,7 +61,9 @@ package final class Server {
     }
     let membership = Membership(
       board: board, counters: threads.map(\.counters), replicasMax: config.maxReplicas,
-      defaultMaxInFlight: config.maxInFlight, policy: config.policy, canChangePolicy: true)
+      defaultMaxInFlight: config.maxInFlight, drainDeadlineNs: config.drainDeadlineNs, policy: config.policy,
+      canChangePolicy: true)
+    membership.onCut { [threads] in for thread in threads { thread.wake() } }
     let log = try openLog(membership)
     let tls = TlsFront(
       workers: threads.map(\.forTls), threads: tlsThreads, clients: config.maxConnections, board: board,
@@ -373,6 +375,9 @@ private final class WorkerThread: @unchecked Sendable {
     handle.wake()
   }
 
+  /// For what it looks at once a turn.
+  func wake() { handle.wake() }
+
   /// 1 = drain, 2 = stop.
   func command(_ value: UInt32) {
     control.pointee.command.store(value, ordering: .releasing)
@@ -425,7 +430,9 @@ extension EngineConfig {
     maxAttempts = config.maxAttempts
     retryPercent = UInt32(config.retryBudgetPercent)
     retryBurst = UInt32(config.retryBurst)
-    ejection = EjectionRule(after: UInt32(config.ejectAfter), minNs: config.ejectMinNs, maxNs: config.ejectMaxNs)
+    ejection = EjectionRule(
+      after: UInt32(config.ejectAfter), afterErrors: UInt32(config.eject5xx), minNs: config.ejectMinNs,
+      maxNs: config.ejectMaxNs)
     streamWindow = UInt32(config.streamWindow)
     spillBytes = config.spillMemory
     forwarded =
@@ -459,7 +466,8 @@ extension MemoryPlan {
           + "\(mediumBlocks) of \(BlockPool.mediumBytes), \(largeBlocks) of \(largeBlockBytes) bytes"
       ) + line("buffers", bufferPoolBytes, "\(buffers) lent buffers of \(bufferBytes) bytes")
       + line(
-        "spill", spillPoolBytes, "\(spillBlocks) blocks of \(BlockPool.spillBytes) bytes for what stalled peers have not taken")
+        "spill", spillPoolBytes,
+        "\(spillBlocks) blocks of \(BlockPool.spillBytes) bytes for what stalled peers have not taken")
       + line("ring", completions * 16, "\(completions) completions")
       + line("total", totalBytes, "× \(workers) workers = \(totalBytes * workers / 1_048_576) MiB")
       + "and the whole process, once a certificate is set:\n"

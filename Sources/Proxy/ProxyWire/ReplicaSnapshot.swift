@@ -24,13 +24,19 @@ package struct ReplicaEntry: Equatable, Sendable {
   /// Requests the replica may have at once, at most 1,000,000; 0 = no limit.
   package var maxInFlight: Int
   package var state: State
+  /// Seconds that the replica may keep its exchanges from when it drains or is left out of the list; then they are
+  /// ended. 0 = as long as they take. nil = as long as they take while it is on the list, and then what
+  /// --drain-deadline says.
+  package var drainDeadline: Double?
 
+  package static let drainDeadlines = 0.001...86_400.0
   package static let idBytes = 1...128
   package static let weights = 0.01...1000.0
   package static let maxInFlightMax = 1_000_000
 
   package init(
-    id: String, generation: UInt64, address: Endpoint, weight: Double = 1, maxInFlight: Int = 0, state: State = .ready
+    id: String, generation: UInt64, address: Endpoint, weight: Double = 1, maxInFlight: Int = 0, state: State = .ready,
+    drainDeadline: Double? = nil
   ) {
     self.id = id
     self.generation = generation
@@ -38,6 +44,7 @@ package struct ReplicaEntry: Equatable, Sendable {
     self.weight = weight
     self.maxInFlight = maxInFlight
     self.state = state
+    self.drainDeadline = drainDeadline
   }
 }
 
@@ -133,7 +140,7 @@ extension ReplicaSnapshot {
 }
 
 extension ReplicaEntry {
-  static let fields = ["id", "generation", "address", "weight", "max_in_flight", "state"]
+  static let fields = ["id", "generation", "address", "weight", "max_in_flight", "state", "drain_deadline"]
 
   fileprivate init(_ object: JsonValue) throws(FieldProblem) {
     var partial = Partial()
@@ -151,6 +158,7 @@ extension ReplicaEntry {
     var weight = 1.0
     var maxInFlight = 0
     var state = State.ready
+    var drainDeadline: Double?
 
     /// False: not a field of a replica.
     mutating func take(_ member: JsonMember) throws(FieldProblem) -> Bool {
@@ -188,6 +196,13 @@ extension ReplicaEntry {
             "\(maxInFlight) is outside 0...\(ReplicaEntry.maxInFlightMax); 0 means that there is no limit")
         }
       case "state": state = try value.word("state", State.self)
+      case "drain_deadline":
+        let seconds = try value.double("drain_deadline")
+        guard ReplicaEntry.drainDeadlines.contains(seconds) || seconds == 0 else {
+          throw FieldProblem(
+            "drain_deadline", value, "\(seconds) is outside 0.001...86400 seconds; 0 means that there is no deadline")
+        }
+        drainDeadline = seconds
       default: return false
       }
       return true
@@ -198,7 +213,8 @@ extension ReplicaEntry {
       guard let generation else { throw missingField("generation", in: object, example: "\"generation\": 1") }
       guard let address else { throw missingField("address", in: object, example: "\"address\": \"10.0.0.7:8080\"") }
       return ReplicaEntry(
-        id: id, generation: generation, address: address, weight: weight, maxInFlight: maxInFlight, state: state)
+        id: id, generation: generation, address: address, weight: weight, maxInFlight: maxInFlight, state: state,
+        drainDeadline: drainDeadline)
     }
   }
 
@@ -210,5 +226,6 @@ extension ReplicaEntry {
     writer.member("weight", weight)
     writer.member("max_in_flight", maxInFlight)
     writer.member("state", state.rawValue)
+    if let drainDeadline { writer.member("drain_deadline", drainDeadline) }
   }
 }

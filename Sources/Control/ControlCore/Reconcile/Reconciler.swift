@@ -511,6 +511,17 @@ extension Reconciler.Pass {
   }
 }
 
+extension PolicyName {
+  /// The proxy's name of a service's policy. A switch, so that a policy which the proxy does not know does not compile.
+  init(_ policy: LoadBalancingPolicy) {
+    switch policy {
+    case .leastLoad: self = .leastLoad
+    case .roundRobin: self = .roundRobin
+    case .instanceAwareLeastLoad: self = .instanceAwareLeastLoad
+    }
+  }
+}
+
 extension Published {
   /// As the proxy is told.
   package var snapshot: ReplicaSnapshot {
@@ -521,7 +532,7 @@ extension Published {
         state: entry.drainingSince == nil ? .ready : .draining)
     }
     return ReplicaSnapshot(
-      version: version, allowEmpty: entries.isEmpty, policy: PolicyName(rawValue: policy.rawValue), replicas: entries)
+      version: version, allowEmpty: entries.isEmpty, policy: PolicyName(policy), replicas: entries)
   }
 }
 

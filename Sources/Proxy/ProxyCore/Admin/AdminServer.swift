@@ -448,6 +448,7 @@ extension AdminServer {
       }
       writer.member("max_in_flight", member.entry.maxInFlight)
       writer.member("state", member.entry.state.rawValue)
+      if let deadline = member.entry.drainDeadline { writer.member("drain_deadline", deadline) }
       writer.member("status", state.rawValue)
       writer.member("in_flight", membership.inFlight(member))
       writer.member("ejected", state == .ejected)

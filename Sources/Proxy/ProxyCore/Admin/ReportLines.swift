@@ -86,10 +86,8 @@ struct ReportEvents {
       state.isEjected = ejected
       // One that left took its ejection with it.
       if ejected {
-        let failures = membership.board.health[member.index].consecutiveFailures.load(ordering: .relaxed)
         events.append(
-          .ejected(
-            id: member.entry.id, generation: member.entry.generation, reason: "\(failures) failures in a row"))
+          .ejected(id: member.entry.id, generation: member.entry.generation, reason: reason(ofEjecting: member)))
       } else if member.leftAt == nil {
         events.append(
           .restored(id: member.entry.id, generation: member.entry.generation, reason: "it answered again"))
@@ -107,6 +105,16 @@ struct ReportEvents {
       }
     } else {
       state.drain = .no
+    }
+  }
+
+  private func reason(ofEjecting member: Member) -> String {
+    let health = membership.board.health + member.index
+    return switch health.pointee.trouble.load(ordering: .relaxed) {
+    case .errors:
+      "\(health.pointee.consecutiveErrors.load(ordering: .relaxed)) answers of 500, 502, 503 or 504 in a row"
+    case .none, .refused, .silent:
+      "\(health.pointee.consecutiveFailures.load(ordering: .relaxed)) failures in a row"
     }
   }
 

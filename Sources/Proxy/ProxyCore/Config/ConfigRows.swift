@@ -110,6 +110,12 @@ extension ConfigRow {
       .deadlines, "drain-timeout", .timeout(.drain), "30s",
       "How long open requests may go on after SIGTERM."),
     ConfigRow(
+      .deadlines, "drain-deadline", .duration(\.drainDeadlineNs, ms...24 * h, zero: "no deadline"), "2m",
+      """
+      How long a replica that a controller's list leaves out may keep its open requests; then they are ended. A \
+      replica's own drain_deadline (seconds) takes the place of this, and counts from when it began to drain.
+      """),
+    ConfigRow(
       .deadlines, "pool-idle-timeout", .timeout(.poolIdle), "3s",
       """
       How long an idle connection to a replica is kept. Stay below the replica's own limit: uvicorn closes after 5 s, \
@@ -140,6 +146,12 @@ extension ConfigRow {
       """
       Failures in a row, before a response head, that take a replica out of the choice for a while. A refused \
       connection does so at once.
+      """),
+    ConfigRow(
+      .retries, "eject-5xx", .count(\.eject5xx, 0...1000, zero: "never"), "5",
+      """
+      Answers of 500, 502, 503 or 504 in a row that take a replica out of the choice for a while, as long as another \
+      replica does well. The client gets the answer as it is.
       """),
     ConfigRow(
       .retries, "eject-min", .duration(\.ejectMinNs, ms...h), "250ms",

@@ -45,6 +45,8 @@ package struct ProxyConfig: Equatable, Sendable {
   package var tunnelTimeoutNs: UInt64 = 0
   /// 0 = open exchanges are cut at once.
   package var drainTimeoutNs: UInt64 = 0
+  /// Of a replica, not of the process; 0 = none.
+  package var drainDeadlineNs: UInt64 = 0
   /// 0 = no idle connection is kept.
   package var poolIdleTimeoutNs: UInt64 = 0
   package var halfCloseGraceNs: UInt64 = 0
@@ -56,6 +58,8 @@ package struct ProxyConfig: Equatable, Sendable {
   package var retryBurst = 0
   /// 0 = never.
   package var ejectAfter = 0
+  /// 0 = never.
+  package var eject5xx = 0
   package var ejectMinNs: UInt64 = 0
   package var ejectMaxNs: UInt64 = 0
 

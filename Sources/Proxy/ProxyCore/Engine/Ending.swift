@@ -78,6 +78,23 @@ extension Worker where IO: ~Copyable {
     }
   }
 
+  /// Ends the exchanges of replicas that have drained, or been off the list, for as long as they may.
+  mutating func cutWithdrawn() {
+    var slot: UInt32 = 0
+    while Int(slot) < connections.highWater {
+      let connection = connections[slot]
+      if connection.pointee.side == .upstream, connection.pointee.state != .free, !connection.pointee.isOver,
+        connection.pointee.exchange != noSlot
+      {
+        let exchange = exchanges[connection.pointee.exchange]
+        if exchange.pointee.lease.isHeld && board.isCut(exchange.pointee.lease, now: io.now) {
+          mark(slot, Fault(.replica, exchange.pointee.flags.contains(.headSent) ? .body : .head, .withdrawn))
+        }
+      }
+      slot += 1
+    }
+  }
+
   private mutating func settleReplica(_ slot: UInt32, _ fault: Fault) {
     let index = connections[slot].pointee.exchange
     if index == noSlot {
@@ -109,7 +126,10 @@ extension Worker where IO: ~Copyable {
     let slot = exchange.pointee.upstream
     let connection = connections[slot]
     let replica = Int(exchange.pointee.lease.replica)
-    if fault.side == .replica { counters.replicas[replica].count(fault) }
+    if fault.side == .replica && fault.kind != .withdrawn { counters.replicas[replica].count(fault) }
+    if fault.side == .replica && fault.kind == .malformed {
+      board.answeredNonsense(&exchange.pointee.lease, now: io.now, rule: config.ejection)
+    }
     if exchange.pointee.flags.contains(.headSent) {
       cut(index)
       return

@@ -77,8 +77,7 @@ extension Worker where IO: ~Copyable {
     let isHarmless =
       exchange.pointee.flags.contains(.safe) && exchange.pointee.flags.contains(.wholeInBlock)
       && Int(exchange.pointee.attempts) + 1 < config.maxAttempts && budget.isAmple
-    let picked = board.pick(
-      tried: effectiveTried(index), isHarmless: isHarmless, now: io.now, rule: config.ejection)
+    let picked = board.pick(Ask(tried: effectiveTried(index), isHarmless: isHarmless, now: io.now))
     if case .full = picked { return false }
     if exchange.pointee.phase == .queued { leaveQueue(index) }
     switch picked {

@@ -146,7 +146,7 @@ extension Worker where IO: ~Copyable {
     let exchange = exchanges[index]
     let slot = exchange.pointee.downstream
     if exchange.pointee.firstByteAt == 0 { firstByte(index) }
-    board.succeeded(&exchange.pointee.lease)
+    board.answered(&exchange.pointee.lease, status: head.status, now: io.now, rule: config.ejection)
     exchange.pointee.status = head.status
     exchange.pointee.responseFraming = head.framing
     exchange.pointee.responseLeft = head.contentLength

@@ -74,6 +74,8 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
   /// Where the next look for stalled peers begins, and when it may (Spill).
   var relieveFrom: UInt32 = 0
   var relieveAt: UInt64 = 0
+  /// When exchanges of replicas that leave have to end.
+  var cuts = CutWatch()
   /// Where the next look for an idle client begins (Listener).
   var idleHand: UInt32 = 0
   /// Scratch of choosing whom to close.
@@ -153,6 +155,7 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
     settleAndPlace()
     if io.now > due && io.now - due > lateNs { catchUp() }
     while let slot = wheel.expired(now: io.now) { alarm(slot) }
+    if cuts.isDue(board, now: io.now) { cutWithdrawn() }
     // A deadline may have ended an exchange or begun a retry.
     if faultyHead != noSlot || ready.head != noSlot { settleAndPlace() }
     sendDue()
@@ -205,6 +208,7 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
     if waiting.head != noSlot { at = min(at, io.now + 1_000_000) }
     if isShort { at = min(at, max(relieveAt, io.now + 1_000_000)) }
     if acceptAgainAt != 0 { at = min(at, acceptAgainAt) }
+    at = min(at, cuts.next)
     return at
   }
 

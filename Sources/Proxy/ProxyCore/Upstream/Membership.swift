@@ -75,8 +75,13 @@ package struct Member: Sendable {
   package var boardGeneration: UInt32
   /// When it left the list, nanoseconds; nil while it is on it.
   package var leftAt: UInt64?
+  /// Since when it gets nothing new because it drains or has left, nanoseconds; nil while it may be picked. Its own
+  /// drain deadline counts from here, so that leaving the list does not prolong a drain.
+  package var drainsSince: UInt64?
 }
 
+// Safe to share: touched by main before the admin thread starts, and by the admin thread alone from then on. Other
+// threads read `names`, which has a lock of its own.
 package final class Membership: @unchecked Sendable {
   /// A worker that chose a replica just before it left confirms or undoes that within this time, so only then may its
   /// place be given to another.
@@ -98,27 +103,35 @@ package final class Membership: @unchecked Sendable {
   /// The snapshot in force, to tell a repetition from a contradiction.
   private var last: ReplicaSnapshot?
   private let canChangePolicy: Bool
+  /// Called when a moment is set at which exchanges have to end: a worker that sleeps would not hear of it.
+  private var wakeWorkers: () -> Void = {}
 
   /// - Parameters:
   ///   - counters: of every worker; a place's counts start again when it is given to another replica.
   ///   - replicasMax: replicas on a list. The board should have twice as many places: replacing all of them at once
   ///     needs both sets until the old ones have finished.
   ///   - defaultMaxInFlight: of a replica whose entry says 0; 0 = no limit.
+  ///   - drainDeadlineNs: from when a snapshot leaves a replica out whose entry named none; 0 = no deadline.
   package init(
     board: LoadBoard, counters: [CounterSet], replicasMax: Int, defaultMaxInFlight: Int = 0,
-    policy: PolicyName = .leastLoad, canChangePolicy: Bool = false
+    drainDeadlineNs: UInt64 = 0, policy: PolicyName = .leastLoad, canChangePolicy: Bool = false
   ) {
     precondition(counters.allSatisfy { $0.capacity >= board.capacity }, "counters for every place of the board")
     self.board = board
     self.counters = counters
     self.replicasMax = min(replicasMax, board.capacity)
     self.defaultMaxInFlight = defaultMaxInFlight
+    self.drainDeadlineNs = drainDeadlineNs
     self.policy = policy
     self.canChangePolicy = canChangePolicy
     names = ReplicaNames(capacity: board.capacity)
   }
 
   private let defaultMaxInFlight: Int
+  private let drainDeadlineNs: UInt64
+
+  /// Before the first list.
+  package func onCut(_ wakeWorkers: @escaping () -> Void) { self.wakeWorkers = wakeWorkers }
 
   /// Puts a snapshot in force, all of it or nothing.
   package func apply(_ snapshot: ReplicaSnapshot, now: UInt64) throws(SnapshotRefusal) -> AppliedSnapshot {
@@ -135,7 +148,7 @@ package final class Membership: @unchecked Sendable {
     if let wanted = snapshot.policy, wanted != policy, !canChangePolicy {
       throw .policyFixed(wanted: wanted, running: policy)
     }
-    var result = try replace(with: snapshot.replicas, now)
+    var result = try replace(with: snapshot.replicas, drainDeadlineNs: drainDeadlineNs, now)
     version = snapshot.version
     last = snapshot
     policy = snapshot.policy ?? policy
@@ -148,7 +161,8 @@ package final class Membership: @unchecked Sendable {
   /// Puts the list of --replica in force. Nil: a snapshot has replaced that list for good.
   package func apply(standalone entries: [ReplicaEntry], now: UInt64) throws(SnapshotRefusal) -> AppliedSnapshot? {
     guard version == nil else { return nil }
-    let result = try replace(with: entries, now)
+    // No drain deadline: that a name leads elsewhere now does not say that the replica is to end.
+    let result = try replace(with: entries, drainDeadlineNs: 0, now)
     board.shared.pointee.news.wrappingAdd(1, ordering: .releasing)
     return result
   }
@@ -157,7 +171,9 @@ package final class Membership: @unchecked Sendable {
   package func sweep(now: UInt64) {
     members.removeAll { member in
       guard let leftAt = member.leftAt else { return false }
-      return isSettled(member.index, leftAt, now)
+      guard isSettled(member.index, leftAt, now) else { return false }
+      board.setCut(member.index, at: 0)
+      return true
     }
   }
 
@@ -193,10 +209,15 @@ extension Membership {
     var places: [Int] = []
   }
 
-  private func replace(with entries: [ReplicaEntry], _ now: UInt64) throws(SnapshotRefusal) -> AppliedSnapshot {
+  /// - Parameter drainDeadlineNs: of replicas left out whose entry named none; 0 = no deadline.
+  private func replace(
+    with entries: [ReplicaEntry], drainDeadlineNs: UInt64, _ now: UInt64
+  ) throws(SnapshotRefusal) -> AppliedSnapshot {
     sweep(now: now)
     let change = try plan(entries, now)
-    return carryOut(change, entries, now)
+    let result = carryOut(change, entries, now)
+    setCuts(drainDeadlineNs, now)
+    return result
   }
 
   /// Everything that can go wrong goes wrong here.
@@ -261,7 +282,9 @@ extension Membership {
       if board.places[place].generation != 0 { for set in counters { set.reset(place) } }
       board.admit(
         place, at: address, weight: entry.weight, maxInFlight: limit(entry), draining: entry.state == .draining)
-      next[index] = Member(entry: entry, index: place, boardGeneration: board.places[place].generation)
+      next[index] = Member(
+        entry: entry, index: place, boardGeneration: board.places[place].generation,
+        drainsSince: entry.state == .draining ? now : nil)
       if entry.state == .draining { result.drained.append(place) }
     }
     result.added = change.new.count
@@ -275,7 +298,13 @@ extension Membership {
         board.adjust(member.index, weight: entry.weight, maxInFlight: limit(entry))
       }
       if member.entry.state != entry.state {
-        if entry.state == .draining { drained.append(member.index) } else { board.setDraining(member.index, false) }
+        if entry.state == .draining {
+          drained.append(member.index)
+          member.drainsSince = now
+        } else {
+          board.setDraining(member.index, false)
+          member.drainsSince = nil
+        }
       }
       member.entry = entry
       next[index] = member
@@ -289,6 +318,7 @@ extension Membership {
       if member.leftAt == nil {
         board.remove(member.index)
         member.leftAt = now
+        member.drainsSince = member.drainsSince ?? now
         result.removed += 1
       }
       leaving.append(member)
@@ -302,6 +332,27 @@ extension Membership {
     for (position, member) in members.enumerated() { positions[member.entry.id] = position }
     members.append(contentsOf: leaving)
     return result
+  }
+
+  /// After the gates are shut, so that nothing new comes to a replica that is cut. Replicas that left with an earlier
+  /// list keep what that list meant for them.
+  private func setCuts(_ drainDeadlineNs: UInt64, _ now: UInt64) {
+    var isSet = false
+    for member in members where member.leftAt == nil || member.leftAt == now {
+      let time = cut(member, drainDeadlineNs)
+      if board.setCut(member.index, at: time) && time != 0 { isSet = true }
+    }
+    if isSet { wakeWorkers() }
+  }
+
+  /// When the exchanges of a replica end; 0: in their own time. One that drains is still its sender's business: it may
+  /// be one that is busy for a while and comes back, so it is cut only where its entry says when.
+  private func cut(_ member: Member, _ drainDeadlineNs: UInt64) -> UInt64 {
+    let deadline = member.entry.drainDeadline.map { UInt64(($0 * 1e9).rounded()) }
+    let since = deadline == nil ? member.leftAt : member.drainsSince
+    let deadlineNs = deadline ?? drainDeadlineNs
+    guard let since, deadlineNs != 0 else { return 0 }
+    return since &+ deadlineNs
   }
 
   private func limit(_ entry: ReplicaEntry) -> UInt32 {
