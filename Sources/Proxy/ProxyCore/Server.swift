@@ -420,6 +420,10 @@ extension EngineConfig {
     for timeout in ProxySettings.Timeout.allCases { set(timeout, ns: config[keyPath: timeout.flag]) }
     poolSize = config.poolSize
     halfCloseGraceNs = config.halfCloseGraceNs
+    lingerNs = config.lingerTimeoutNs
+    lingerTotalNs = config.lingerTotalNs
+    tcpKeepaliveNs = config.tcpKeepaliveNs
+    tcpUserTimeoutNs = config.tcpUserTimeoutNs
     halfCloseAnswers = config.clientHalfClose == .answer
     maxAttempts = config.maxAttempts
     retryPercent = UInt32(config.retryBudgetPercent)

@@ -21,8 +21,13 @@ package struct EngineConfig: BitwiseCopyable {
   /// Silence between body bytes, either way.
   package var streamTimeoutNs: UInt64 = 600_000_000_000
   package var tunnelTimeoutNs: UInt64 = 3_600_000_000_000
-  /// How long a client that was answered `Connection: close` may take to close.
-  package var lingerNs: UInt64 = 1_000_000_000
+  /// A client that was answered `Connection: close`: the longest silence, and how long it is read on in all.
+  package var lingerNs: UInt64 = 5_000_000_000
+  package var lingerTotalNs: UInt64 = 30_000_000_000
+  /// Idle time of a TCP connection before its peer is probed (0 = never), and how long what was sent may stay
+  /// unacknowledged (0 = as the kernel has it).
+  package var tcpKeepaliveNs: UInt64 = 30_000_000_000
+  package var tcpUserTimeoutNs: UInt64 = 60_000_000_000
   package var poolIdleNs: UInt64 = 3_000_000_000
   /// Idle connections kept per replica and worker.
   package var poolSize = 256
