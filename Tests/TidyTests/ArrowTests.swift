@@ -52,7 +52,7 @@ import Testing
     "Sources/Proxy/ProxyCore/Ring", "Sources/Proxy/ProxyCore/Memory", "Sources/Proxy/ProxyCore/Time",
     "Sources/Proxy/ProxyCore/Http", "Sources/Proxy/ProxyCore/Engine",
     "Sources/Proxy/ProxyCore/Upstream/LoadBoard.swift", "Sources/Proxy/ProxyCore/Upstream/IdlePool.swift",
-    "Sources/Proxy/ProxyCore/Upstream/RetryPolicy.swift",
+    "Sources/Proxy/ProxyCore/Upstream/RetryPolicy.swift", "Sources/Proxy/ProxyCore/Upstream/NewsBell.swift",
   ]
   /// Files of hot rooms that run at start only, and why they may use text.
   static let coldFiles = [

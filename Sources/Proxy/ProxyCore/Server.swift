@@ -76,7 +76,7 @@ package final class Server {
     // Before anybody is accepted: whoever waits in a backlog meanwhile is served, not told that there is no replica.
     let resolver = try resolveReplicas(membership)
     for thread in threads { try thread.start() }
-    let admin = try startAdmin(membership, log, settings, tls)
+    let admin = try startAdmin(membership, log, settings, tls, resolver)
     _ = resolver?.start { [weak admin] entries in admin?.offer(standalone: entries) }
     say("ready workers=\(workers) replicas=\(config.replicas.count) \(features.summary)")
     let status = waitForEnd(log, settings, tls)
@@ -113,7 +113,7 @@ package final class Server {
 
   /// The admin thread runs even without an address: it also takes what the resolver finds.
   private func startAdmin(
-    _ membership: Membership, _ log: AccessLog?, _ settings: LiveSettings, _ tls: TlsFront
+    _ membership: Membership, _ log: AccessLog?, _ settings: LiveSettings, _ tls: TlsFront, _ resolver: Resolver?
   ) throws(ServerError) -> AdminServer {
     let process = getpid()
     let board = board
@@ -125,10 +125,11 @@ package final class Server {
       logLinesLost: { log?.linesLost ?? 0 }, choosePolicy: { board.setPolicy(Policy($0)) },
       settings: { settings.inForce },
       changeSettings: { change throws(SettingsRefusal) in try settings.change(change) },
-      tls: { (tls.counters, settings.certificateExpiresAt) })
+      tls: { (tls.counters, settings.certificateExpiresAt) },
+      hasOtherWays: { resolver?.hasOtherWays ?? false }, tryOtherWays: { resolver?.tryOtherWays(for: $0) })
     let admin = AdminServer(
       endpoints: config.admin, membership: membership, workers: threads.map(\.view),
-      reportIntervalNs: config.reportIntervalNs, actions: actions)
+      hosts: config.adminHosts, reportIntervalNs: config.reportIntervalNs, actions: actions)
     do throws(AdminError) { try admin.start() } catch { throw ServerError(message: error.description) }
     for endpoint in admin.listening { say("admin address=\(endpoint)") }
     return admin
@@ -462,7 +463,8 @@ extension MemoryPlan {
           + "\(mediumBlocks) of \(BlockPool.mediumBytes), \(largeBlocks) of \(largeBlockBytes) bytes"
       ) + line("buffers", bufferPoolBytes, "\(buffers) lent buffers of \(bufferBytes) bytes")
       + line(
-        "spill", spillPoolBytes, "\(spillBlocks) blocks of \(BlockPool.spillBytes) bytes for what stalled peers have not taken")
+        "spill", spillPoolBytes,
+        "\(spillBlocks) blocks of \(BlockPool.spillBytes) bytes for what stalled peers have not taken")
       + line("ring", completions * 16, "\(completions) completions")
       + line("total", totalBytes, "× \(workers) workers = \(totalBytes * workers / 1_048_576) MiB")
       + "and the whole process, once a certificate is set:\n"

@@ -152,6 +152,7 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
     if starvedHead != noSlot { feedStarved() }
     if acceptAgainAt != 0 && io.now >= acceptAgainAt { acceptAgain() }
     setGauges()
+    ringForNews()
   }
 
   /// After the last turn: what that one queued (the close of a client it refused) goes to the kernel, too.

@@ -155,6 +155,8 @@ package struct BoardShared: ~Copyable {
   package let version = Atomic<UInt64>(0)
   /// Bumped when something happened that GET /v1/reports should tell at once.
   package let news = Atomic<UInt64>(0)
+  /// Wakes who tells it; `tellNews` bumps the one and rings the other.
+  package let bell = NewsBell()
 }
 
 // MARK: - Picking
@@ -456,7 +458,7 @@ extension LoadBoard {
   @inline(__always)
   private func tellEmpty(_ index: Int, _ before: UInt32) {
     if before == 1 && gates[index].load(ordering: .relaxed) & (Gate.draining | Gate.absent) != 0 {
-      shared.pointee.news.wrappingAdd(1, ordering: .relaxed)
+      shared.pointee.tellNews()
     }
   }
 
@@ -569,7 +571,7 @@ extension LoadBoard {
         backOff(index, now, rule)
       }
     }
-    shared.pointee.news.wrappingAdd(1, ordering: .relaxed)
+    shared.pointee.tellNews()
   }
 
   private func backOff(_ index: Int, _ now: UInt64, _ rule: EjectionRule) {
@@ -596,7 +598,7 @@ extension LoadBoard {
     health[index].canary.store(0, ordering: .relaxed)
     health[index].ejections.store(0, ordering: .relaxed)
     shared.pointee.ejectedReplicas.wrappingSubtract(1, ordering: .relaxed)
-    shared.pointee.news.wrappingAdd(1, ordering: .relaxed)
+    shared.pointee.tellNews()
   }
 }
 

@@ -67,7 +67,7 @@ package struct AppliedSnapshot: Equatable, Sendable {
 
 /// One replica on the board.
 package struct Member: Sendable {
-  package enum State: String, Sendable { case ready, draining, leaving, ejected }
+  package typealias State = ReplicaStatus.Status
 
   package var entry: ReplicaEntry
   /// Its place on the board, and the board's generation of that place.
@@ -141,7 +141,7 @@ package final class Membership: @unchecked Sendable {
     policy = snapshot.policy ?? policy
     result.version = snapshot.version
     board.shared.pointee.version.store(snapshot.version, ordering: .releasing)
-    board.shared.pointee.news.wrappingAdd(1, ordering: .releasing)
+    board.shared.pointee.tellNews()
     return result
   }
 
@@ -149,7 +149,7 @@ package final class Membership: @unchecked Sendable {
   package func apply(standalone entries: [ReplicaEntry], now: UInt64) throws(SnapshotRefusal) -> AppliedSnapshot? {
     guard version == nil else { return nil }
     let result = try replace(with: entries, now)
-    board.shared.pointee.news.wrappingAdd(1, ordering: .releasing)
+    board.shared.pointee.tellNews()
     return result
   }
 
