@@ -176,8 +176,8 @@ package final class Server {
 
   private func occupant(_ endpoint: Endpoint, _ address: SocketAddress) -> ServerError? {
     if case .unix(let path) = endpoint {
-      do throws(AdminError) {
-        try AdminListener.clearWay(path, address, endpoint, flag: "--listen")
+      do throws(SocketInTheWay) {
+        try SocketFile.clearWay(path, flag: "--listen")
         return nil
       } catch {
         return ServerError(message: error.description)
@@ -194,7 +194,7 @@ package final class Server {
 
   private func cannotListen(_ endpoint: Endpoint, _ code: Int32) -> ServerError {
     ServerError(
-      message: "--listen \(endpoint): \(String(cString: strerror(code))); \(endpoint.cure(code))")
+      message: "--listen \(endpoint): \(errorText(code)); \(endpoint.cure(code))")
   }
 
   /// New connections are refused from now on, also those that wait in a backlog: whoever follows on the port gets them.
@@ -361,7 +361,7 @@ private final class WorkerThread: @unchecked Sendable {
         Unmanaged<WorkerThread>.fromOpaque(context!).takeRetainedValue().body()
         return nil
       }, Unmanaged.passRetained(self).toOpaque())
-    guard code == 0 else { throw ServerError(message: "cannot start a thread: \(String(cString: strerror(code)))") }
+    guard code == 0 else { throw ServerError(message: "cannot start a thread: \(errorText(code))") }
     // The ring is made on its own thread; wait until that has worked or not.
     while !started.load(ordering: .acquiring) { usleep(200) }
     if let error = failure.withLock({ $0 }) { throw ServerError(message: error.advice) }

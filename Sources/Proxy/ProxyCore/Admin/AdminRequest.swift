@@ -57,30 +57,8 @@ struct AdminReply {
     out.put("HTTP/1.1 ")
     out.put(decimal: UInt64(status))
     out.put(" ")
-    out.put(phrase(status))
+    out.put(reasonPhrase(status))
     out.put("\r\n")
-  }
-
-  private static func phrase(_ status: Int) -> StaticString {
-    switch status {
-    case 200: "OK"
-    case 202: "Accepted"
-    case 400: "Bad Request"
-    case 403: "Forbidden"
-    case 404: "Not Found"
-    case 405: "Method Not Allowed"
-    case 408: "Request Timeout"
-    case 409: "Conflict"
-    case 413: "Content Too Large"
-    case 414: "URI Too Long"
-    case 421: "Misdirected Request"
-    case 431: "Request Header Fields Too Large"
-    case 501: "Not Implemented"
-    case 503: "Service Unavailable"
-    case 505: "HTTP Version Not Supported"
-    case 507: "Insufficient Storage"
-    default: "Unknown"
-    }
   }
 }
 
