@@ -18,7 +18,7 @@ package struct ReplicaCounters: Equatable, Sendable, BitwiseCopyable {
   package var broken: UInt64 = 0
   /// Given up because the client left.
   package var clientGone: UInt64 = 0
-  /// Connections opened; the other requests went over one that was kept.
+  /// Connections begun, failed ones included; the other requests went over one that was kept.
   package var connects: UInt64 = 0
   /// Bytes of messages, heads included.
   package var bytesSent: UInt64 = 0
