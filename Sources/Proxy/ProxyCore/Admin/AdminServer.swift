@@ -52,6 +52,8 @@ package struct AdminActions: Sendable {
   }
 }
 
+/// Everything that is not atomic or behind a lock is set before `start`, and the admin thread's own until `stop` has
+/// joined it.
 package final class AdminServer: @unchecked Sendable {
   /// No descriptors were left for a client: it waits this long.
   private static let starvedNs: UInt64 = 100_000_000

@@ -4,6 +4,7 @@
 import Glibc
 
 /// A thread that runs one function. It takes no signals: those belong to the main thread.
+/// The handle is a plain word, joined or detached by whoever started it.
 struct ControlThread: @unchecked Sendable {
   private let thread: pthread_t
 

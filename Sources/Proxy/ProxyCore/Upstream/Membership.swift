@@ -77,6 +77,7 @@ package struct Member: Sendable {
   package var leftAt: UInt64?
 }
 
+/// Touched by main until the admin thread starts, and by that thread alone from then on, but for `names`.
 package final class Membership: @unchecked Sendable {
   /// A worker that chose a replica just before it left confirms or undoes that within this time, so only then may its
   /// place be given to another.
