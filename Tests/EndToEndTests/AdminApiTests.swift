@@ -14,8 +14,10 @@ extension EndToEnd {
     }
 
     /// Answers `/stream` with a stream that ends when `go` happens, and everything else at once.
-    private func origin(_ name: String, _ go: Event) throws -> Origin {
-      try Origin { visit in
+    private func origin(
+      _ name: String, _ go: Event, on address: Address = .ipv4("127.0.0.1", 0)
+    ) throws -> Origin {
+      try Origin(on: address) { visit in
         while let request = try visit.request() {
           guard request.target == "/stream" else {
             try visit.send(responseText(name))
@@ -64,9 +66,10 @@ extension EndToEnd {
       try check(proxy) {
         let line = try #require(proxy.log.split(separator: "\n").first { $0.contains("admin address=127.0.0.1") })
         let wire = try Wire(to: #require(Address(line.split(separator: "=").last!)))
-        try wire.send(requestText("GET", "/healthz"))
+        try wire.send(requestText("GET", "/healthz", host: "localhost"))
         #expect(try wire.readResponse().status == 200)
-        try wire.send(requestText("PUT", "/v1/replicas", body: "{\"version\":1,\"replicas\":[],\"allow_empty\":true}"))
+        let list = "{\"version\":1,\"replicas\":[],\"allow_empty\":true}"
+        try wire.send(requestText("PUT", "/v1/replicas", body: list, host: "localhost"))
         #expect(try wire.readResponse().status == 403)
         try expectServed(proxy)
       }
@@ -158,7 +161,8 @@ extension EndToEnd {
         #expect(try proxy.put(version: 2, draining).status == 200)
         for _ in 0..<10 { #expect(try proxy.ask().text == "b", "no new work for one that drains") }
         #expect(try proxy.replica("a")["in_flight"] as? Int == 1)
-        #expect(try report(from: reports) { $0["type"] as? String == "draining" && $0["in_flight"] as? Int == 1 } != nil)
+        #expect(
+          try report(from: reports) { $0["type"] as? String == "draining" && $0["in_flight"] as? Int == 1 } != nil)
         goA.happen()
         let (seconds, done) = try timed {
           try report(from: reports) { $0["type"] as? String == "draining" && $0["in_flight"] as? Int == 0 }
@@ -225,6 +229,132 @@ extension EndToEnd {
         #expect(refused?["id"] as? String == "a")
         #expect(seconds < 10)
         reports.close()
+      }
+    }
+
+    /// How often the thread of that name has gone to sleep.
+    private func sleeps(_ proxy: ProxyProcess, _ name: String) throws -> Int {
+      let tasks = "/proc/\(proxy.child.pid)/task"
+      for task in try FileManager.default.contentsOfDirectory(atPath: tasks) {
+        guard try Places.text("\(tasks)/\(task)/comm").hasPrefix(name) else { continue }
+        for line in try Places.text("\(tasks)/\(task)/status").split(separator: "\n")
+        where line.hasPrefix("voluntary_ctxt_switches:") {
+          if let count = line.split(separator: "\t").last.flatMap({ Int($0) }) { return count }
+        }
+      }
+      throw TestFailure("no thread \(name)")
+    }
+
+    /// A controller listens to every proxy all day.
+    @Test func whoListensToReportsCostsNothingWhileNothingHappens() throws {
+      let origin = try Origin.named("a")
+      defer { origin.stop() }
+      let proxy = try start()
+      try check(proxy) {
+        #expect(try proxy.put(version: 1, [Entry("a", origin.address)]).status == 200)
+        let reports = try proxy.openAdmin()
+        try reports.send(requestText("GET", "/v1/reports?interval_ms=3600000"))
+        _ = try reports.readResponseHead()
+        #expect(try report(from: reports) { $0["type"] as? String == "interval" } != nil)
+        /// Whether the thread sleeps through some time; what came before may keep it up for a moment.
+        func isAsleep() throws -> Bool {
+          for _ in 0..<20 {
+            let before = try sleeps(proxy, "sky-admin")
+            guard reports.isSilent(for: 0.3) else { return false }
+            if try sleeps(proxy, "sky-admin") == before { return true }
+          }
+          return false
+        }
+        #expect(try isAsleep())
+        let before = try sleeps(proxy, "sky-admin")
+        // News comes at once all the same, and ordinary traffic is no news.
+        for _ in 0..<50 { try expectServed(proxy) }
+        #expect(try sleeps(proxy, "sky-admin") == before)
+        origin.refuse()
+        origin.cutConnections()
+        #expect(try proxy.ask().status == 503)
+        let (seconds, refused) = try timed { try report(from: reports) { $0["type"] as? String == "refused" } }
+        #expect(refused?["id"] as? String == "a")
+        #expect(seconds < 5)
+        #expect(eventually { try sleeps(proxy, "sky-admin") > before }, "this machine counts how often threads sleep")
+        #expect(try isAsleep())
+        reports.close()
+      }
+    }
+
+    /// DNS rebinding, as a user with a browser meets it.
+    @Test func aPortAnswersToItsNamesOnly() throws {
+      let origin = try Origin.named("a")
+      defer { origin.stop() }
+      let proxy = try ProxyProcess(
+        replicas: ["\(origin.address)"], flags: ["--admin", "127.0.0.1:0", "--admin-host", "gpu-box.internal"])
+      try check(proxy) {
+        let line = try #require(proxy.log.split(separator: "\n").first { $0.contains("admin address=127.0.0.1") })
+        let address = try #require(Address(line.split(separator: "=").last!))
+        for (host, status) in [
+          ("\(address)", 200), ("localhost:\(address.port)", 200), ("gpu-box.internal:\(address.port)", 200),
+          ("evil.example", 421), ("evil.example:\(address.port)", 421),
+        ] {
+          let wire = try Wire(to: address)
+          try wire.send(requestText("GET", "/v1/settings", host: host))
+          let answer = try wire.readResponse()
+          #expect(answer.status == status, "\(host)")
+          if status == 421 { #expect((answer.json?["error"] as? String)?.contains("--admin-host") == true) }
+        }
+        let wire = try proxy.openAdmin()
+        try wire.send(requestText("GET", "/v1/settings", host: "evil.example"))
+        #expect(try wire.readResponse().status == 200, "no page reaches a Unix socket")
+      }
+    }
+
+    /// Where `localhost` has an address of either family, as on most machines. They are one server.
+    @Test(.enabled(if: OwnHosts.isPossible))
+    func aNameOfBothFamiliesIsOneReplica() throws {
+      let folder = try TemporaryFolder()
+      let program = try OwnHosts.program(in: folder, "127.0.0.1 localhost\n::1 localhost\n")
+      let go = Event()
+      let four = try origin("four", go)
+      let six = try origin("six", go, on: .ipv6("::1", four.address.port))
+      defer { for origin in [four, six] { origin.stop() } }
+      let id = "localhost:\(four.address.port)"
+      let proxy = try ProxyProcess(replicas: [id + ";max_in_flight=1"], program: program)
+      try check(proxy) {
+        #expect(try proxy.replicas().compactMap { $0["id"] as? String } == [id])
+        let (stream, from) = try beginStream(proxy)
+        let waiting = try proxy.connect()
+        try waiting.send(requestText())
+        #expect(eventually { try proxy.metric("skyproxy_queue_waiting") == 1 })
+        #expect(four.open + six.open == 1, "its max_in_flight is that of both")
+        go.happen()
+        try endStream(stream)
+        #expect(try waiting.readResponse().text == from)
+
+        // It goes on over the other family when it has gone from this one, and stays there.
+        let (left, right) = from == "four" ? (four, six) : (six, four)
+        left.refuse()
+        left.cutConnections()
+        #expect(eventually { try proxy.ask().status == 200 })
+        #expect(try proxy.ask().text == (from == "four" ? "six" : "four"))
+        #expect(eventually { try proxy.replicas().compactMap { $0["status"] as? String } == ["ready"] })
+        try left.listenAgain()
+        let before = right.requests.count
+        for _ in 0..<10 { try expectServed(proxy) }
+        #expect(right.requests.count == before + 10)
+      }
+    }
+
+    /// One that listens over IPv6 alone is served from the first request on.
+    @Test(.enabled(if: OwnHosts.isPossible))
+    func aServerOfOneFamilyIsFoundByAName() throws {
+      let folder = try TemporaryFolder()
+      let program = try OwnHosts.program(in: folder, "127.0.0.1 model\n::1 model\n")
+      let origin = try Origin.answering(on: .ipv6("::1", 0)) { _ in responseText("six") }
+      defer { origin.stop() }
+      let proxy = try ProxyProcess(replicas: ["model:\(origin.address.port)"], program: program)
+      try check(proxy) {
+        for _ in 0..<5 { try expectServed(proxy) }
+        #expect(try proxy.replicas().count == 1)
+        #expect(try proxy.replica("model:\(origin.address.port)")["connect_failures"] as? Int == 0)
       }
     }
 
@@ -395,14 +525,16 @@ extension EndToEnd {
       #expect(try lines(path, 20).count == 20)
       try FileManager.default.moveItem(atPath: path, toPath: path + ".1")
       proxy.child.signal(SIGHUP)
-      #expect(eventually {
-        _ = try proxy.ask()
-        return Places.exists(path)
-      })
+      #expect(
+        eventually {
+          _ = try proxy.ask()
+          return Places.exists(path)
+        })
       let asked = try Int(proxy.metric("skyproxy_arrivals_total"))
       proxy.child.signal(SIGTERM)
       #expect(proxy.child.waitForExit() == .code(0))
-      let written = try Places.text(path).split(separator: "\n").count
+      let written =
+        try Places.text(path).split(separator: "\n").count
         + Places.text(path + ".1").split(separator: "\n").count
       #expect(written == asked)
     }
@@ -415,5 +547,30 @@ extension EndToEnd {
         #expect(line.contains("status=200") && line.contains("method=GET") && !line.contains("secret"))
       }
     }
+  }
+}
+
+/// sky-proxy with an /etc/hosts of its own.
+private enum OwnHosts {
+  private static let unshare = getuid() == 0 ? ["unshare", "--mount"] : ["unshare", "--mount", "--map-root-user"]
+
+  static let isPossible: Bool = {
+    guard Places.tool("unshare") != nil,
+      let trial = try? ChildProcess(unshare[0], unshare.dropFirst() + ["mount", "--bind", "/etc/hosts", "/etc/hosts"])
+    else { return false }
+    return trial.waitForExit() == .code(0)
+  }()
+
+  static func program(in folder: TemporaryFolder, _ hosts: String) throws -> String {
+    let file = try folder.write(hosts, to: "hosts")
+    let program = try folder.write(
+      """
+      #!/bin/sh
+      exec \(unshare.joined(separator: " ")) /bin/sh -c \
+        'mount --bind "\(file)" /etc/hosts && exec "$0" "$@"' "\(Places.program("sky-proxy"))" "$@"
+
+      """, to: "sky-proxy")
+    guard chmod(program, 0o755) == 0 else { throw TestFailure("chmod: \(errno)") }
+    return program
   }
 }

@@ -11,13 +11,14 @@ extension EndToEnd {
     }
 
     static let flags = [
-      "listen", "admin", "workers", "tls-cert", "tls-key", "tls-threads", "replica", "policy", "max-in-flight",
-      "queue-size", "resolve-interval",
+      "listen", "admin", "admin-host", "workers", "tls-cert", "tls-key", "tls-threads", "replica", "policy",
+      "max-in-flight", "queue-size", "resolve-interval",
       "max-replicas", "pool-size", "max-connections", "max-head-bytes", "max-target-bytes", "max-fields",
       "max-body-bytes", "queue-timeout", "head-timeout", "idle-timeout", "connect-timeout", "response-timeout",
-      "stream-timeout", "tunnel-timeout", "drain-timeout", "drain-deadline", "pool-idle-timeout", "half-close-grace",
-      "client-half-close", "max-attempts", "retry-budget", "retry-burst", "eject-after", "eject-5xx", "eject-min",
-      "eject-max",
+      "stream-timeout", "tunnel-timeout", "drain-timeout", "drain-deadline", "pool-idle-timeout", "linger-timeout", "linger-total",
+      "tcp-keepalive", "tcp-user-timeout", "half-close-grace",
+      "client-half-close", "max-attempts", "retry-budget", "retry-burst", "eject-after", "eject-5xx",
+      "eject-min", "eject-max",
       "buffers", "buffer-size", "stream-window", "spill-memory", "send-buffer",
       "batch-wait", "forwarded", "via", "request-id", "access-log",
       "access-log-format", "access-log-query", "report-interval", "config", "print-plan", "help", "version",

@@ -155,8 +155,10 @@ final class AdminClient {
     return reply
   }
 
-  func request(_ method: String, _ target: String, _ body: [UInt8]? = nil) throws -> Reply {
-    var head = "\(method) \(target) HTTP/1.1\r\nHost: admin\r\n"
+  func request(
+    _ method: String, _ target: String, _ body: [UInt8]? = nil, host: String = "localhost", fields: [String] = []
+  ) throws -> Reply {
+    var head = "\(method) \(target) HTTP/1.1\r\nHost: \(host)\r\n" + fields.map { $0 + "\r\n" }.joined()
     if let body { head += "Content-Length: \(body.count)\r\n" }
     try send(Array("\(head)\r\n".utf8) + (body ?? []))
     return try reply(isHead: method == "HEAD")
@@ -220,7 +222,8 @@ final class AdminHarness {
   }
 
   init(
-    places: Int = 32, replicasMax: Int = 16, workers: [WorkerView] = [], endpoints: [Endpoint] = [], start: Bool = true
+    places: Int = 32, replicasMax: Int = 16, workers: [WorkerView] = [], endpoints: [Endpoint] = [],
+    hosts: [String] = [], limits: AdminLimits = AdminLimits(), resolver: Resolver? = nil, start: Bool = true
   ) throws {
     folder = try TemporaryFolder()
     path = "\(folder.path)/admin.sock"
@@ -231,15 +234,25 @@ final class AdminHarness {
     let drains = drains
     let isDraining = isDraining
     server = AdminServer(
-      endpoints: [.unix(path: path)] + endpoints, membership: membership, workers: workers,
+      endpoints: [.unix(path: path)] + endpoints, membership: membership, workers: workers, hosts: hosts,
+      limits: limits,
       actions: AdminActions(
-        drain: { drains.set(drains.get() + 1) }, isDraining: { isDraining.get() }))
+        drain: { drains.set(drains.get() + 1) }, isDraining: { isDraining.get() },
+        hasOtherWays: { resolver?.hasOtherWays ?? false }, tryOtherWays: { resolver?.tryOtherWays(for: $0) }))
     if start { try server.start() }
   }
 
   deinit { server.stop() }
 
   func client() throws -> AdminClient { try AdminClient(.unix(path: path)) }
+
+  /// What a worker does at the end of a turn, here of one in which `work` was done.
+  func turn(_ work: () -> Void) {
+    work()
+    guard let end = board.shared.pointee.bell.takeDue() else { return }
+    var byte: UInt8 = 0
+    _ = send(end, &byte, 1, Int32(MSG_NOSIGNAL))
+  }
 
   /// Takes one exchange on the replica at `place`, as a worker does.
   func take(_ place: Int) -> Lease {

@@ -16,13 +16,15 @@ import Testing
     ]
     let answer = try client.put(snapshot(5, entries))
     #expect(answer.status == 200)
-    #expect(try AppliedAnswer.decode(answer.body) == AppliedAnswer(version: 5, replicas: 3))
+    let applied = AppliedAnswer(version: 5, replicas: 3, added: 3)
+    #expect(answer.body == applied.encode() + [UInt8(ascii: "\n")])
     #expect(try Json.parse(answer.body)["applied"]?.content.whole == 5)
 
     // Counts of the two workers are added up.
     harness.counters[0].replicas[1].exchanges = 3
     harness.counters[1].replicas[1].exchanges = 4
     harness.counters[1].replicas[1].count(Fault(.replica, .head, .closed))
+    harness.counters[0].replicas[1].count(Fault(.replica, .head, .malformed))
     harness.counters[0].replicas[1].count(status: 404)
     let lease = harness.take(1)
     let list = try client.replicas()
@@ -31,8 +33,11 @@ import Testing
     #expect(list.replicas.map(\.entry) == entries)
     #expect(list.replicas[1].counters.requests == 7)
     #expect(list.replicas[1].counters.responses4xx == 1)
-    #expect(list.replicas[1].counters.failures == 1)
+    #expect(list.replicas[1].counters.failures == 2)
+    #expect(list.replicas[1].failures.head == 1 && list.replicas[1].failures.malformed == 1)
     #expect(list.replicas.map(\.inFlight) == [0, 1, 0])
+    // What goes out is what the one encoder writes.
+    #expect(try client.request("GET", "/v1/replicas").body == list.encode() + [UInt8(ascii: "\n")])
     var held = lease
     harness.board.release(&held)
 
@@ -40,7 +45,10 @@ import Testing
     harness.board.failed(Lease(replica: 0, generation: 1), refused: true, now: 1, rule: EjectionRule())
     let shown = try Json.parse(try client.request("GET", "/v1/replicas").body)
     #expect(shown["replicas"]?.strings("status") == ["ejected", "ready", "draining"])
-    #expect(try client.replicas().replicas.map(\.ejected) == [true, false, false])
+    #expect(try client.replicas().replicas.map(\.status) == [.ejected, .ready, .draining])
+    // Again, less one and with another, says so.
+    let next = try client.put(snapshot(6, [entries[0], entries[1], entry("d", port: 8003)]))
+    #expect(try AppliedAnswer.decode(next.body) == AppliedAnswer(version: 6, replicas: 3, added: 1, removed: 1))
   }
 
   @Test func whatIsNotTakenChangesNothing() throws {
@@ -212,14 +220,153 @@ import Testing
     for path in ["/healthz", "/metrics", "/v1/replicas", "/v1/connections"] {
       #expect(try client.request("GET", path).status == 200)
     }
-    try client.send("PUT /v1/replicas HTTP/1.1\r\nHost: a\r\nContent-Length: 65537\r\n\r\n")
+    try client.send("PUT /v1/replicas HTTP/1.1\r\nHost: localhost\r\nContent-Length: 65537\r\n\r\n")
     #expect(try client.reply().status == 413)
+  }
+
+  /// DNS rebinding: a page's own name leads to this machine, and the page may read what it asks for.
+  @Test func aPageThatHasANameForThisMachineReadsNothing() throws {
+    let harness = try AdminHarness(
+      endpoints: [.ipv4(0x7F00_0001, port: 0), .ipv6(high: 0, low: 1, port: 0)], hosts: ["gpu-box.internal", "fd00::2"])
+    let unix = try harness.client()
+    let hosts: [(host: String, isOurs: Bool)] = [
+      ("127.0.0.1", true), ("127.0.0.1:1", true), ("127.9.9.9:8080", true), ("[::1]", true), ("[::1]:8080", true),
+      ("[0:0::1]:8080", true), ("[::ffff:127.0.0.1]", true), ("localhost", true), ("LocalHost:8080", true),
+      ("localhost.", true), ("gpu-box.internal", true), ("GPU-BOX.internal:9090", true), ("gpu-box.internal.:80", true),
+      ("[fd00:0::2]:80", true), ("evil.example", false), ("evil.example:8080", false),
+      ("localhost.evil.example", false),
+      ("127.0.0.1.evil.example", false), ("0.0.0.0:8080", false), ("10.0.0.1", false), ("[::2]", false),
+      ("[::]", false),
+      ("2130706433", false), ("0x7f.1", false), ("notlocalhost", false), ("localhost..", false),
+      ("box.internal", false),
+    ]
+    for port in harness.server.listening.dropFirst() {
+      let client = try AdminClient(port)
+      for (host, isOurs) in hosts {
+        for path in ["/healthz", "/metrics", "/v1/replicas", "/v1/connections", "/v1/settings", "/nowhere"] {
+          let answer = try client.request("GET", path, host: host)
+          #expect(answer.status == (isOurs ? path == "/nowhere" ? 404 : 200 : 421), "\(host) \(path)")
+          if !isOurs { #expect(try ErrorAnswer.decode(answer.body).error.contains("--admin-host"), "\(host)") }
+        }
+        for (method, path) in [("POST", "/v1/drain"), ("PUT", "/v1/replicas"), ("HEAD", "/healthz"), ("OPTIONS", "/")] {
+          let answer = try client.request(method, path, host: host)
+          #expect(answer.status == (isOurs ? 403 : 421), "\(method) \(host)")
+        }
+        #expect(try unix.request("GET", "/healthz", host: host).status == 200)
+      }
+      // The target's authority counts where there is one (RFC 9112 3.2.2), and who says no name is nobody we know.
+      for (request, status) in [
+        ("GET http://evil.example/metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n", 421),
+        ("GET http://127.0.0.1/metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 200),
+        ("GET /v1/reports HTTP/1.1\r\nHost: evil.example\r\n\r\n", 421),
+        ("GET /metrics HTTP/1.0\r\n\r\n", 421), ("GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n", 200),
+      ] {
+        let client = try AdminClient(port)
+        try client.send(request)
+        #expect(try client.reply().status == status, "\(request)")
+      }
+    }
+    #expect(harness.drains.get() == 0)
+  }
+
+  /// A page can send a POST without being asked first; what stands before a Unix socket may pass it on.
+  @Test func aWebPageChangesNothing() throws {
+    let harness = try AdminHarness()
+    let client = try harness.client()
+    for fields in [
+      ["Origin: http://evil.example"], ["origin: null"], ["Sec-Fetch-Site: cross-site"], ["Sec-Fetch-Site: same-site"],
+      ["Sec-Fetch-Site: same-origin", "Accept: */*"],
+    ] {
+      let answer = try client.request("POST", "/v1/drain", fields: fields)
+      #expect(answer.status == 403, "\(fields)")
+      #expect(answer.text.contains("web page"))
+      #expect(try client.request("GET", "/healthz", fields: fields).status == 200)
+    }
+    #expect(harness.drains.get() == 0)
+    #expect(try client.request("POST", "/v1/drain", fields: ["Sec-Fetch-Site: none", "X-Origin: a"]).status == 202)
+    #expect(harness.drains.get() == 1)
+  }
+
+  /// Each bound at its number and one beyond it.
+  @Test func boundsOfARequest() throws {
+    var limits = AdminLimits()
+    limits.headBytes = 1000
+    limits.targetBytes = 100
+    limits.fields = 10
+    limits.bodyBytes = 500
+    limits.readOnlyBodyBytes = 50
+    let harness = try AdminHarness(endpoints: [.ipv4(0x7F00_0001, port: 0)], limits: limits)
+    let port = try #require(harness.server.listening.last)
+    let start = "GET / HTTP/1.1\r\nHost: localhost\r\n"
+    func head(bytes: Int) -> String {
+      start + "X: " + String(repeating: "x", count: bytes - start.utf8.count - 7) + "\r\n\r\n"
+    }
+    func fields(_ count: Int) -> String { start + String(repeating: "X: y\r\n", count: count - 1) + "\r\n" }
+    func target(_ bytes: Int) -> String {
+      "GET /\(String(repeating: "x", count: bytes - 1)) HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    }
+    func body(_ bytes: Int, chunked: Bool = false) -> String {
+      let start = "PUT /nowhere HTTP/1.1\r\nHost: localhost\r\n"
+      let content = String(repeating: " ", count: bytes)
+      return chunked
+        ? start + "Transfer-Encoding: chunked\r\n\r\n\(String(bytes, radix: 16))\r\n\(content)\r\n0\r\n\r\n"
+        : start + "Content-Length: \(bytes)\r\n\r\n\(content)"
+    }
+    for (name, request, unix, tcp) in [
+      ("head", head(bytes: 1000), 404, 404), ("head", head(bytes: 1001), 431, 431), ("fields", fields(10), 404, 404),
+      ("fields", fields(11), 431, 431), ("target", target(100), 404, 404), ("target", target(101), 414, 414),
+      ("body", body(50), 404, 403), ("body", body(51), 404, 413), ("body", body(500), 404, 413),
+      ("body", body(501), 413, 413), ("chunks", body(500, chunked: true), 404, 413),
+      ("chunks", body(501, chunked: true), 413, 413),
+    ] {
+      for (endpoint, status) in [(Endpoint.unix(path: harness.path), unix), (port, tcp)] {
+        let client = try AdminClient(endpoint)
+        try client.send(request)
+        let answer = try client.reply()
+        #expect(answer.status == status, "\(name) of \(request.utf8.count) bytes at \(endpoint)")
+        #expect((answer.fields["connection"] == "close") == (status != 404 && status != 403))
+      }
+    }
+  }
+
+  /// Each deadline, with clients that do nothing more.
+  @Test func deadlinesOfAClient() throws {
+    var limits = AdminLimits()
+    (limits.headNs, limits.bodyNs, limits.idleNs, limits.lingerNs) = (50_000_000, 60_000_000, 70_000_000, 80_000_000)
+    let harness = try AdminHarness(limits: limits)
+    let cases: [(said: String, answers: [Int])] = [
+      ("", []), ("GET /healthz HT", [408]), ("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", [200]),
+      ("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\nGET", [200, 408]),
+      ("PUT /v1/replicas HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{", [408]),
+      ("PUT /v1/replicas HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{", [408]),
+    ]
+    for (said, answers) in cases {
+      let client = try harness.client()
+      try client.send(said)
+      for status in answers { #expect(try client.reply().status == status, "\(said)") }
+      #expect(try client.readToEnd() == "", "\(said)")
+    }
+  }
+
+  /// One that asks and does not read is let go, and its connection serves another.
+  @Test func aClientThatTakesNothingIsLetGo() throws {
+    var limits = AdminLimits()
+    limits.connections = 2
+    limits.writeNs = 100_000_000
+    let harness = try AdminHarness(places: 1024, replicasMax: 512, limits: limits)
+    let control = try harness.client()
+    #expect(try control.put(snapshot(1, (0..<500).map { entry("replica-\($0)") })).status == 200)
+    let idle = try harness.client()
+    for _ in 0..<20 { try idle.send("GET /v1/replicas HTTP/1.1\r\nHost: a\r\n\r\n") }
+    try eventually("room for another") {
+      (try? harness.client().request("GET", "/healthz"))?.status == 200
+    }
   }
 
   @Test func oneClientTooMany() throws {
     let harness = try AdminHarness()
     var clients: [AdminClient] = []
-    for _ in 0..<AdminServer.connectionsMax {
+    for _ in 0..<AdminLimits().connections {
       clients.append(try harness.client())
       #expect(try clients.last!.request("GET", "/healthz").status == 200)
     }
@@ -242,16 +389,17 @@ import Testing
     defer { fields.deallocate() }
     let scratch = UnsafeMutableRawBufferPointer.allocate(byteCount: 4096, alignment: 16)
     defer { scratch.deallocate() }
-    let connection = AdminConnection(pair[0], .full, now: 1000)
-    #expect(connection.deadline == 1000 + AdminConnection.headNs)
+    let limits = AdminLimits()
+    let connection = AdminConnection(pair[0], .full, limits, now: 1000)
+    #expect(connection.deadline == 1000 + limits.headNs)
     #expect(send(pair[1], "GET /", 5, 0) == 5)
     #expect(connection.receive(through: scratch, now: 2000))
     #expect(connection.nextRequest(&fields, now: 2000) == nil)
-    #expect(connection.deadline == 2000 + AdminConnection.headNs)
+    #expect(connection.deadline == 2000 + limits.headNs)
     // More bytes do not move it.
     #expect(send(pair[1], "x", 1, 0) == 1)
     #expect(connection.receive(through: scratch, now: 5000))
-    #expect(connection.deadline == 2000 + AdminConnection.headNs)
+    #expect(connection.deadline == 2000 + limits.headNs)
     connection.expire(now: connection.deadline)
     #expect(connection.flush(now: connection.deadline))
     var text = [UInt8](repeating: 0, count: 12)
@@ -372,7 +520,7 @@ import Testing
     #expect(try client.event() == .applied(version: 2))
     #expect(try client.event() == .draining(id: "b", generation: 1, inFlight: 1))
     let released = monotonicNanoseconds()
-    harness.board.release(&lease)
+    harness.turn { harness.board.release(&lease) }
     #expect(try client.event() == .draining(id: "b", generation: 1, inFlight: 0))
     // 20 ms are promised, and a busy machine gets more: far from the interval's hour.
     #expect(monotonicNanoseconds() - released < 5_000_000_000)
@@ -384,11 +532,14 @@ import Testing
     #expect(try late.report() == .draining(id: "b", generation: 1, inFlight: 0))
 
     var onA = Lease(replica: 0, generation: 1)
-    harness.counters[0].replicas[0].failConnect += 1
-    harness.board.failed(onA, refused: true, now: monotonicNanoseconds(), rule: EjectionRule())
+    harness.turn {
+      harness.board.failed(onA, refused: true, now: monotonicNanoseconds(), rule: EjectionRule())
+      // Somebody may look just now, between the news and the count.
+      harness.counters[0].replicas[0].failConnect += 1
+    }
     #expect(try client.event() == .refused(id: "a", generation: 1, count: 1))
     #expect(try client.event() == .ejected(id: "a", generation: 1, reason: "1 failures in a row"))
-    harness.board.answered(&onA, status: 200, now: monotonicNanoseconds(), rule: EjectionRule())
+    harness.turn { harness.board.answered(&onA, status: 200, now: monotonicNanoseconds(), rule: EjectionRule()) }
     #expect(try client.event() == .restored(id: "a", generation: 1, reason: "it answered again"))
 
     // Gone from the list while it works: told when it has finished.
@@ -398,7 +549,7 @@ import Testing
     #expect(try client.event() == .draining(id: "a", generation: 1, inFlight: 1))
     #expect(try control.replicas().replicas.map(\.entry.id) == ["a"])
     #expect(try control.request("GET", "/v1/replicas").text.contains("\"status\":\"leaving\""))
-    harness.board.release(&last)
+    harness.turn { harness.board.release(&last) }
     #expect(try client.event() == .draining(id: "a", generation: 1, inFlight: 0))
     #expect(try control.replicas().replicas.isEmpty)
   }
@@ -410,13 +561,36 @@ import Testing
     try client.subscribe(intervalMs: 3_600_000)
     _ = try client.report()
     var onA = Lease(replica: 0, generation: 1)
-    for _ in 0..<5 { harness.board.answered(&onA, status: 503, now: 1, rule: EjectionRule()) }
+    harness.turn { for _ in 0..<5 { harness.board.answered(&onA, status: 503, now: 1, rule: EjectionRule()) } }
     #expect(
       try client.event() == .ejected(id: "a", generation: 1, reason: "5 answers of 500, 502, 503 or 504 in a row"))
     let control = try harness.client()
-    #expect(try control.replicas().replicas.map(\.ejected) == [true, false])
-    harness.board.answered(&onA, status: 200, now: 2, rule: EjectionRule())
+    #expect(try control.replicas().replicas.map { $0.status == .ejected } == [true, false])
+    harness.turn { harness.board.answered(&onA, status: 200, now: 2, rule: EjectionRule()) }
     #expect(try client.event() == .restored(id: "a", generation: 1, reason: "it answered again"))
+  }
+
+  /// Nobody asks again and again whether there is news: the thread sleeps until there is, and news in a storm is looked
+  /// for no more than a hundred times a second.
+  @Test func theBellRingsOnceForAllNewsOfATurn() throws {
+    let bell = NewsBell()
+    let shared: UnsafeMutablePointer<BoardShared> = mapZeroed(1)
+    shared.pointee.bell.connect(7)
+    shared.pointee.tellNews()
+    #expect(shared.pointee.bell.takeDue() == nil, "nobody listens")
+    shared.pointee.bell.arm()
+    #expect(shared.pointee.bell.takeDue() == nil, "nothing has happened")
+    for _ in 0..<3 { shared.pointee.tellNews() }
+    #expect(shared.pointee.bell.takeDue() == 7)
+    #expect(shared.pointee.bell.takeDue() == nil)
+    shared.pointee.tellNews()
+    #expect(shared.pointee.bell.takeDue() == nil, "it looks by itself until it arms again")
+    shared.pointee.bell.arm()
+    shared.pointee.tellNews()
+    shared.pointee.bell.disarm()
+    #expect(shared.pointee.bell.takeDue() == nil, "the last listener has gone")
+    #expect(shared.pointee.news.load(ordering: .relaxed) == 6)
+    #expect(bell.takeDue() == nil)
   }
 
   @Test func refusalsAreGathered() throws {

@@ -55,6 +55,8 @@ private func problems(
     #expect(c.drainDeadlineNs == 120 * second)
     // uvicorn closes at 5 s.
     #expect(c.poolIdleTimeoutNs == 3 * second && c.poolSize == 256)
+    #expect(c.lingerTimeoutNs == 5 * second && c.lingerTotalNs == 30 * second)
+    #expect(c.tcpKeepaliveNs == 30 * second && c.tcpUserTimeoutNs == 60 * second)
     #expect(c.halfCloseGraceNs == second / 100 && c.clientHalfClose == .leave)
     #expect(c.maxAttempts == 3 && c.retryBudgetPercent == 20 && c.retryBurst == 1000)
     #expect(c.ejectAfter == 3 && c.eject5xx == 5)

@@ -336,6 +336,34 @@ import Testing
   }
 }
 
+/// A listening socket; closed at the end.
+private final class Listening {
+  private var fd: Int32
+  let endpoint: Endpoint
+
+  init(_ wanted: Endpoint) throws {
+    var address = try #require(SocketAddress(wanted))
+    fd = socket(address.family, SocketType.stream, 0)
+    var yes: Int32 = 1
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, socklen_t(MemoryLayout<Int32>.size))
+    var length = socklen_t(address.length)
+    let fd = fd
+    let result = address.withBytes { bytes in
+      let address = bytes.baseAddress!.assumingMemoryBound(to: sockaddr.self)
+      return bind(fd, address, length) == 0 && listen(fd, 16) == 0 && getsockname(fd, address, &length) == 0
+    }
+    guard result else { throw TestFailure("cannot listen on \(wanted): \(errno)") }
+    endpoint = try #require(address.endpoint)
+  }
+
+  func close() {
+    if fd >= 0 { Glibc.close(fd) }
+    fd = -1
+  }
+
+  deinit { close() }
+}
+
 @Suite struct MembershipResolverTests {
   private static let v4 = Endpoint.ipv4(0x0A00_0001, port: 80)
   private static let other = Endpoint.ipv4(0x0A00_0002, port: 80)
@@ -348,7 +376,7 @@ import Testing
     ])
     var said: [String] = []
     func look(_ result: Result<[Endpoint], LookupError>) -> [String] {
-      replicas.refresh({ _, _ in result }, report: { said.append($0) })
+      replicas.refresh({ _, _ in result }, reach: { _ in [] }, report: { said.append($0) })
       return replicas.entries.map { "\($0.id)=\($0.address)" }
     }
     #expect(replicas.hasNames)
@@ -360,13 +388,109 @@ import Testing
     #expect(
       look(.success([Self.other, Self.v4])) == [fixed, "model:80#1=10.0.0.1:80", "model:80#2=10.0.0.2:80"])
     #expect(look(.success([Self.other])) == [fixed, "model:80#2=10.0.0.2:80"])
-    #expect(look(.success([Self.v6, Self.other])) == [fixed, "model:80#1=[::1]:80", "model:80#2=10.0.0.2:80"])
+    #expect(look(.success([Self.v4, Self.other])) == [fixed, "model:80#1=10.0.0.1:80", "model:80#2=10.0.0.2:80"])
     // The last good set stays; the same trouble is told once.
     for _ in 0..<3 { #expect(look(.success([])).count == 3) }
     #expect(said.count == 2)
     #expect(said[1].contains("going on with the addresses it had"))
     #expect(replicas.entries[0].weight == 2)
     #expect(replicas.entries[1].maxInFlight == 3)
+  }
+
+  /// A name with an A and an AAAA record is one server, whichever of them answers. Each step: what the look-up says, or
+  /// who refuses; who answers; what is asked from then on.
+  @Test func aNameOfBothFamiliesIsOneServer() {
+    enum Event {
+      case found([Endpoint])
+      case refused(String)
+    }
+    let (a, b) = (Self.v4, Self.other)
+    let (c, d) = (Self.v6, Endpoint.ipv6(high: 0, low: 2, port: 80))
+    let cases: [(name: String, steps: [(Event, answers: [Endpoint], asked: [String])])] = [
+      ("both answer", [(.found([a, c]), [a, c], ["model:80=10.0.0.1:80"])]),
+      ("one answers", [(.found([a, c]), [c], ["model:80=[::1]:80"])]),
+      ("nobody yet", [(.found([a, c]), [], ["model:80=10.0.0.1:80"])]),
+      (
+        "it starts later, over the other",
+        [
+          (.found([a, c]), [], ["model:80=10.0.0.1:80"]), (.refused("model:80"), [], ["model:80=10.0.0.1:80"]),
+          (.refused("model:80"), [c], ["model:80=[::1]:80"]),
+        ]
+      ),
+      (
+        "what works is kept",
+        [
+          (.found([a, c]), [c], ["model:80=[::1]:80"]), (.found([a, c]), [a, c], ["model:80=[::1]:80"]),
+          (.found([c, a]), [a], ["model:80=[::1]:80"]), (.refused("model:80"), [a, c], ["model:80=[::1]:80"]),
+          (.refused("model:80"), [a], ["model:80=10.0.0.1:80"]),
+        ]
+      ),
+      (
+        "somebody else refuses",
+        [(.found([a, c]), [a], ["model:80=10.0.0.1:80"]), (.refused("model:8"), [c], ["model:80=10.0.0.1:80"])]
+      ),
+      (
+        "a record comes",
+        [(.found([a]), [], ["model:80=10.0.0.1:80"]), (.found([a, c]), [c], ["model:80=10.0.0.1:80"])]
+      ),
+      ("a record goes", [(.found([a, c]), [a], ["model:80=10.0.0.1:80"]), (.found([c]), [], ["model:80=[::1]:80"])]),
+      (
+        "several servers, each with both",
+        [
+          (.found([a, b, c, d]), [a, b, c, d], ["model:80#1=10.0.0.1:80", "model:80#2=10.0.0.2:80"]),
+          // One of them is down, whichever way it is asked.
+          (.refused("model:80#2"), [a, c], ["model:80#1=10.0.0.1:80", "model:80#2=10.0.0.2:80"]),
+          (.refused("model:80#1"), [c, d], ["model:80#1=[::1]:80", "model:80#2=[::2]:80"]),
+        ]
+      ),
+    ]
+    for (name, steps) in cases {
+      var replicas = ResolvedReplicas([ResolverSource(endpoint: .name("model", port: 80), maxInFlight: 1)])
+      for (at, step) in steps.enumerated() {
+        let reach: ResolvedReplicas.Reach = { Set(step.answers).intersection($0) }
+        switch step.0 {
+        case .found(let addresses): replicas.refresh({ _, _ in .success(addresses) }, reach: reach, report: { _ in })
+        case .refused(let id): replicas.reconsider(refused: [id], reach: reach, report: { _ in })
+        }
+        #expect(replicas.entries.map { "\($0.id)=\($0.address)" } == step.asked, "\(name), step \(at)")
+      }
+    }
+  }
+
+  /// Real sockets: the server is on one loopback address of a name that has both, and moves to the other.
+  @Test func aServerIsFoundWhereItListens() throws {
+    let old = try Listening(.ipv4(0x7F00_0001, port: 0))
+    let port = try #require(old.endpoint.port)
+    let ways: [Endpoint] = [.ipv4(0x7F00_0001, port: port), .ipv6(high: 0, low: 1, port: port)]
+    #expect(systemReach(ways) == [ways[0]])
+    let delivered = AdminHarness.Shared<[ReplicaEntry]>([])
+    let resolver = Resolver(
+      [ResolverSource(endpoint: .name("model", port: port))], intervalNs: 0, lookup: { _, _ in .success(ways) })
+    defer { resolver.stop() }
+    #expect(resolver.entries.map(\.address) == [ways[0]])
+    let harness = try AdminHarness(resolver: resolver)
+    harness.server.offer(standalone: resolver.entries)
+    let isStarted = resolver.start { [server = harness.server] in
+      delivered.set($0)
+      server.offer(standalone: $0)
+    }
+    #expect(isStarted)
+    let client = try harness.client()
+    try eventually("the first list") { (try? client.replicas().replicas.count) == 1 }
+
+    let new = try Listening(ways[1])
+    old.close()
+    // Its refusal is all that anybody hears of it: no subscriber is there, and names are looked up at start only.
+    harness.turn {
+      harness.board.failed(
+        Lease(replica: 0, generation: 1), refused: true, now: monotonicNanoseconds(), rule: EjectionRule())
+      harness.counters[0].replicas[0].failConnect += 1
+    }
+    try eventually("the other family") { delivered.get().map(\.address) == [ways[1]] }
+    try eventually("one replica, well again") {
+      (try? client.replicas().replicas.map { "\($0.entry.address) \($0.status.rawValue)" }) == ["[::1]:\(port) ready"]
+    }
+    new.close()
   }
 
   @Test func theSystemKnowsLocalhost() throws {

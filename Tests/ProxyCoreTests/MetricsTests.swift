@@ -154,7 +154,7 @@ import Testing
     # TYPE skyproxy_retries_total counter
     skyproxy_retries_total{replica="a\"\\b"} 55
     skyproxy_retries_total{replica="idle"} 0
-    # HELP skyproxy_connects_total Connections opened to a replica.
+    # HELP skyproxy_connects_total Connections begun to a replica, failed ones included.
     # TYPE skyproxy_connects_total counter
     skyproxy_connects_total{replica="a\"\\b"} 0
     skyproxy_connects_total{replica="idle"} 0

@@ -136,26 +136,43 @@ import Testing
     var counters = ReplicaCounters()
     counters.requests = .max
     counters.responses5xx = 3
-    let list = ReplicaList(
-      version: 4, policy: .roundRobin,
-      replicas: Self.sample.replicas.map {
-        ReplicaStatus(entry: $0, inFlight: 12, ejected: $0.state == .draining, counters: counters)
-      })
-    #expect(try ReplicaList.decode(list.encode()) == list)
+    var failures = StageFailures()
+    failures.malformed = 2
+    failures.body = .max
+    for status in ReplicaStatus.Status.allCases {
+      let list = ReplicaList(
+        version: 4, policy: .roundRobin,
+        replicas: Self.sample.replicas.map {
+          ReplicaStatus(entry: $0, status: status, inFlight: 12, counters: counters, failures: failures)
+        })
+      #expect(try ReplicaList.decode(list.encode()) == list)
+    }
   }
 
   @Test func listReadsWhatANewerProxyAdds() throws {
     let text = """
       {"version":4,"new":{},"policy":"least_load","replicas":
-      [{"id":"a","generation":1,"address":"a:1","in_flight":2,"ejected":true,"novel":[1]}]}
+      [{"id":"a","generation":1,"address":"a:1","status":"resting","in_flight":2,"ejected":true,"novel":[1],
+      "failures_by_stage":{"connect":3,"novel":4}}]}
       """
     let list = try ReplicaList.decode(Array(text.utf8))
     #expect(list.replicas.map(\.inFlight) == [2])
-    #expect(list.replicas.map(\.ejected) == [true])
+    #expect(list.replicas.map(\.status) == [.ejected])
+    #expect(list.replicas.map(\.failures.connect) == [3])
+  }
+
+  /// One that does not say what becomes of a replica now.
+  @Test func listReadsWhatAnOlderProxyLeavesOut() throws {
+    for (fields, status) in [
+      ("", ReplicaStatus.Status.ready), (",\"ejected\":true", .ejected), (",\"state\":\"draining\"", .draining),
+    ] {
+      let text = "{\"version\":4,\"replicas\":[{\"id\":\"a\",\"generation\":1,\"address\":\"a:1\"\(fields)}]}"
+      #expect(try ReplicaList.decode(Array(text.utf8)).replicas.map(\.status) == [status])
+    }
   }
 
   @Test func answersComeBackTheSame() throws {
-    let applied = AppliedAnswer(version: 9, replicas: 3)
+    let applied = AppliedAnswer(version: 9, replicas: 3, added: 2, removed: 1)
     #expect(try AppliedAnswer.decode(applied.encode()) == applied)
     for answer in [ErrorAnswer(error: "a \"b\"\n"), ErrorAnswer(error: "old", version: 9)] {
       #expect(try ErrorAnswer.decode(answer.encode()) == answer)

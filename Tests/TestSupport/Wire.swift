@@ -162,7 +162,9 @@ package final class Wire: @unchecked Sendable {
 
   // MARK: Sending
 
-  package func send(_ text: String, deadline: Double = patience) throws { try send(Array(text.utf8), deadline: deadline) }
+  package func send(_ text: String, deadline: Double = patience) throws {
+    try send(Array(text.utf8), deadline: deadline)
+  }
 
   package func send(_ bytes: [UInt8], deadline: Double = patience) throws {
     let sent = try sendSome(bytes, stall: deadline)
@@ -350,7 +352,8 @@ package final class Listener: @unchecked Sendable {
       let filler = socket(address.family, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
       _ = fcntl(filler, F_SETFL, O_NONBLOCK)
       fillers.append(filler)
-      _ = address.withSocketAddress { connect(filler, $0, $1) }
+      // A Unix socket says at once that it takes no more.
+      if address.withSocketAddress({ connect(filler, $0, $1) }) != 0, errno == EAGAIN { return }
       var watched = pollfd(fd: filler, events: Int16(POLLOUT), revents: 0)
       if poll(&watched, 1, 500) == 0 { return }
     }

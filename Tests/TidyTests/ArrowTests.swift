@@ -54,6 +54,7 @@ import Testing
     "Sources/Proxy/ProxyCore/Upstream/Board.swift", "Sources/Proxy/ProxyCore/Upstream/Cuts.swift",
     "Sources/Proxy/ProxyCore/Upstream/Ejection.swift", "Sources/Proxy/ProxyCore/Upstream/IdlePool.swift",
     "Sources/Proxy/ProxyCore/Upstream/Policy/", "Sources/Proxy/ProxyCore/Upstream/RetryPolicy.swift",
+    "Sources/Proxy/ProxyCore/Upstream/NewsBell.swift",
   ]
   /// Files of hot rooms that run at start only, and why they may use text.
   static let coldFiles = [

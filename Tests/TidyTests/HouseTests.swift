@@ -20,7 +20,8 @@ import Testing
     for folder in ["Sources", "Benchmarks"] {
       for file in SourceTree.swiftFiles(under: folder) {
         for (number, line) in file.lines.enumerated() {
-          #expect(line.count <= (line.contains("\"") ? 160 : 120), "\(file.path):\(number + 1) has \(line.count) characters")
+          #expect(
+            line.count <= (line.contains("\"") ? 160 : 120), "\(file.path):\(number + 1) has \(line.count) characters")
           #expect(!line.contains("\t"), "\(file.path):\(number + 1) has a tab")
         }
       }
@@ -39,14 +40,18 @@ import Testing
     }
   }
 
-  /// The flag table of the README is the rows the program parses.
-  @Test func theReadmeShowsTheFlagsThereAre() throws {
+  /// The tables of the README are what the program does.
+  @Test(arguments: [
+    ("flags", "ProxyConfig.markdown()", ProxyConfig.markdown()),
+    ("admin-limits", "AdminLimits().markdown()", AdminLimits().markdown()),
+  ])
+  func theReadmeShowsWhatThereIs(_ marker: String, _ source: String, _ table: String) throws {
     let readme = try SourceTree.text("README.md")
-    let begin = try #require(readme.range(of: "<!-- flags -->\n"), "README.md has lost its <!-- flags --> marker")
-    let end = try #require(readme.range(of: "<!-- /flags -->"), "README.md has lost its <!-- /flags --> marker")
+    let begin = try #require(readme.range(of: "<!-- \(marker) -->\n"), "README.md has lost <!-- \(marker) -->")
+    let end = try #require(readme.range(of: "<!-- /\(marker) -->"), "README.md has lost <!-- /\(marker) -->")
     let shown = readme[begin.upperBound..<end.lowerBound].trimmingCharacters(in: .newlines)
     #expect(
-      shown == ProxyConfig.markdown().trimmingCharacters(in: .newlines),
-      "replace what is between the markers by ProxyConfig.markdown()")
+      shown == table.trimmingCharacters(in: .newlines),
+      "replace what is between <!-- \(marker) --> and its end by \(source):\n\(table)")
   }
 }

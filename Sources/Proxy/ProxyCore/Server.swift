@@ -79,7 +79,7 @@ package final class Server {
     // Before anybody is accepted: whoever waits in a backlog meanwhile is served, not told that there is no replica.
     let resolver = try resolveReplicas(membership)
     for thread in threads { try thread.start() }
-    let admin = try startAdmin(membership, log, settings, tls)
+    let admin = try startAdmin(membership, log, settings, tls, resolver)
     _ = resolver?.start { [weak admin] entries in admin?.offer(standalone: entries) }
     say("ready workers=\(workers) replicas=\(config.replicas.count) \(features.summary)")
     let status = waitForEnd(log, settings, tls)
@@ -116,7 +116,7 @@ package final class Server {
 
   /// The admin thread runs even without an address: it also takes what the resolver finds.
   private func startAdmin(
-    _ membership: Membership, _ log: AccessLog?, _ settings: LiveSettings, _ tls: TlsFront
+    _ membership: Membership, _ log: AccessLog?, _ settings: LiveSettings, _ tls: TlsFront, _ resolver: Resolver?
   ) throws(ServerError) -> AdminServer {
     let process = getpid()
     let board = board
@@ -128,10 +128,11 @@ package final class Server {
       logLinesLost: { log?.linesLost ?? 0 }, choosePolicy: { board.setPolicy(Policy($0)) },
       settings: { settings.inForce },
       changeSettings: { change throws(SettingsRefusal) in try settings.change(change) },
-      tls: { (tls.counters, settings.certificateExpiresAt) })
+      tls: { (tls.counters, settings.certificateExpiresAt) },
+      hasOtherWays: { resolver?.hasOtherWays ?? false }, tryOtherWays: { resolver?.tryOtherWays(for: $0) })
     let admin = AdminServer(
       endpoints: config.admin, membership: membership, workers: threads.map(\.view),
-      reportIntervalNs: config.reportIntervalNs, actions: actions)
+      hosts: config.adminHosts, reportIntervalNs: config.reportIntervalNs, actions: actions)
     do throws(AdminError) { try admin.start() } catch { throw ServerError(message: error.description) }
     for endpoint in admin.listening { say("admin address=\(endpoint)") }
     return admin
@@ -178,8 +179,8 @@ package final class Server {
 
   private func occupant(_ endpoint: Endpoint, _ address: SocketAddress) -> ServerError? {
     if case .unix(let path) = endpoint {
-      do throws(AdminError) {
-        try AdminListener.clearWay(path, address, endpoint, flag: "--listen")
+      do throws(SocketInTheWay) {
+        try SocketFile.clearWay(path, flag: "--listen")
         return nil
       } catch {
         return ServerError(message: error.description)
@@ -196,7 +197,7 @@ package final class Server {
 
   private func cannotListen(_ endpoint: Endpoint, _ code: Int32) -> ServerError {
     ServerError(
-      message: "--listen \(endpoint): \(String(cString: strerror(code))); \(endpoint.cure(code))")
+      message: "--listen \(endpoint): \(errorText(code)); \(endpoint.cure(code))")
   }
 
   /// New connections are refused from now on, also those that wait in a backlog: whoever follows on the port gets them.
@@ -363,7 +364,7 @@ private final class WorkerThread: @unchecked Sendable {
         Unmanaged<WorkerThread>.fromOpaque(context!).takeRetainedValue().body()
         return nil
       }, Unmanaged.passRetained(self).toOpaque())
-    guard code == 0 else { throw ServerError(message: "cannot start a thread: \(String(cString: strerror(code)))") }
+    guard code == 0 else { throw ServerError(message: "cannot start a thread: \(errorText(code))") }
     // The ring is made on its own thread; wait until that has worked or not.
     while !started.load(ordering: .acquiring) { usleep(200) }
     if let error = failure.withLock({ $0 }) { throw ServerError(message: error.advice) }
@@ -426,6 +427,10 @@ extension EngineConfig {
     for timeout in ProxySettings.Timeout.allCases { set(timeout, ns: config[keyPath: timeout.flag]) }
     poolSize = config.poolSize
     halfCloseGraceNs = config.halfCloseGraceNs
+    lingerNs = config.lingerTimeoutNs
+    lingerTotalNs = config.lingerTotalNs
+    tcpKeepaliveNs = config.tcpKeepaliveNs
+    tcpUserTimeoutNs = config.tcpUserTimeoutNs
     halfCloseAnswers = config.clientHalfClose == .answer
     maxAttempts = config.maxAttempts
     retryPercent = UInt32(config.retryBudgetPercent)

@@ -223,7 +223,8 @@ extension ReplicaEntry {
     writer.member("id", id)
     writer.member("generation", generation)
     writer.member("address", address.description)
-    writer.member("weight", weight)
+    // 2, not 2.0: people read it too.
+    if let whole = Int(exactly: weight) { writer.member("weight", whole) } else { writer.member("weight", weight) }
     writer.member("max_in_flight", maxInFlight)
     writer.member("state", state.rawValue)
     if let drainDeadline { writer.member("drain_deadline", drainDeadline) }

@@ -18,7 +18,7 @@ package struct ReplicaCounters: Equatable, Sendable, BitwiseCopyable {
   package var broken: UInt64 = 0
   /// Given up because the client left.
   package var clientGone: UInt64 = 0
-  /// Connections opened; the other requests went over one that was kept.
+  /// Connections begun, failed ones included; the other requests went over one that was kept.
   package var connects: UInt64 = 0
   /// Bytes of messages, heads included.
   package var bytesSent: UInt64 = 0
@@ -63,19 +63,68 @@ package struct ReplicaCounters: Equatable, Sendable, BitwiseCopyable {
   }
 }
 
+/// The requests that failed on a replica's side, by how far they had come.
+package struct StageFailures: Equatable, Sendable, BitwiseCopyable {
+  package var connect: UInt64 = 0
+  package var send: UInt64 = 0
+  package var head: UInt64 = 0
+  package var malformed: UInt64 = 0
+  package var body: UInt64 = 0
+
+  package init() {}
+
+  func write(to writer: inout JsonWriter) {
+    writer.beginObject()
+    writer.member("connect", connect)
+    writer.member("send", send)
+    writer.member("head", head)
+    writer.member("malformed", malformed)
+    writer.member("body", body)
+    writer.endObject()
+  }
+
+  init(_ object: JsonValue) throws(FieldProblem) {
+    for member in try object.members("", "an object") {
+      let value = member.value
+      switch member.key {
+      case "connect": connect = try value.unsigned("connect")
+      case "send": send = try value.unsigned("send")
+      case "head": head = try value.unsigned("head")
+      case "malformed": malformed = try value.unsigned("malformed")
+      case "body": body = try value.unsigned("body")
+      default: continue
+      }
+    }
+  }
+}
+
 /// One replica as the proxy sees it.
 package struct ReplicaStatus: Equatable, Sendable {
-  package var entry: ReplicaEntry
-  package var inFlight: Int
-  /// Gets no requests for a while because it failed.
-  package var ejected: Bool
-  package var counters: ReplicaCounters
+  /// What becomes of requests now: `entry.state` is only what the list wants.
+  package enum Status: String, CaseIterable, Sendable {
+    case ready
+    case draining
+    /// Gets no requests for a while because it failed.
+    case ejected
+    /// No longer on the list, and still at work on what it has.
+    case leaving
+  }
 
-  package init(entry: ReplicaEntry, inFlight: Int, ejected: Bool = false, counters: ReplicaCounters = .init()) {
+  package var entry: ReplicaEntry
+  package var status: Status
+  package var inFlight: Int
+  package var counters: ReplicaCounters
+  package var failures: StageFailures
+
+  package init(
+    entry: ReplicaEntry, status: Status, inFlight: Int, counters: ReplicaCounters = .init(),
+    failures: StageFailures = .init()
+  ) {
     self.entry = entry
+    self.status = status
     self.inFlight = inFlight
-    self.ejected = ejected
     self.counters = counters
+    self.failures = failures
   }
 }
 
@@ -102,9 +151,12 @@ package struct ReplicaList: Equatable, Sendable {
     for replica in replicas {
       writer.beginObject()
       replica.entry.write(to: &writer)
+      writer.member("status", replica.status.rawValue)
       writer.member("in_flight", replica.inFlight)
-      writer.member("ejected", replica.ejected)
+      writer.member("ejected", replica.status == .ejected)
       replica.counters.write(to: &writer)
+      writer.key("failures_by_stage")
+      replica.failures.write(to: &writer)
       writer.endObject()
     }
     writer.endArray()
@@ -142,36 +194,55 @@ package struct ReplicaList: Equatable, Sendable {
 extension ReplicaStatus {
   fileprivate init(_ object: JsonValue) throws(FieldProblem) {
     var partial = ReplicaEntry.Partial()
+    var status: Status?
+    var isEjected = false
     var inFlight = 0
-    var ejected = false
     var counters = ReplicaCounters()
+    var failures = StageFailures()
     for member in try object.members("", "an object") {
       switch member.key {
+      // A word that is not known is a newer proxy's.
+      case "status": status = Status(rawValue: try member.value.text("status"))
       case "in_flight": inFlight = try member.value.count("in_flight")
-      case "ejected": ejected = try member.value.flag("ejected")
+      case "ejected": isEjected = try member.value.flag("ejected")
+      case "failures_by_stage":
+        do throws(FieldProblem) { failures = try StageFailures(member.value) } catch {
+          throw error.inside("failures_by_stage")
+        }
       default: if try !partial.take(member) { _ = try counters.take(member) }
       }
     }
-    self.init(entry: try partial.entry(object), inFlight: inFlight, ejected: ejected, counters: counters)
+    let entry = try partial.entry(object)
+    self.init(
+      entry: entry, status: status ?? (isEjected ? .ejected : entry.state == .draining ? .draining : .ready),
+      inFlight: inFlight, counters: counters, failures: failures)
   }
 }
 
-/// The answer to a snapshot that was taken: `{"version": 7, "replicas": 12}`.
+/// The answer to a snapshot that was taken: `{"version": 7, "applied": 7, "replicas": 12, "added": 2, "removed": 1}`.
 package struct AppliedAnswer: Equatable, Sendable {
   /// The version now applied.
   package var version: UInt64
   package var replicas: Int
+  /// What the snapshot changed: 0 where it was in force already.
+  package var added: Int
+  package var removed: Int
 
-  package init(version: UInt64, replicas: Int) {
+  package init(version: UInt64, replicas: Int, added: Int = 0, removed: Int = 0) {
     self.version = version
     self.replicas = replicas
+    self.added = added
+    self.removed = removed
   }
 
   package func encode() -> [UInt8] {
     var writer = JsonWriter()
     writer.beginObject()
     writer.member("version", version)
+    writer.member("applied", version)
     writer.member("replicas", replicas)
+    writer.member("added", added)
+    writer.member("removed", removed)
     writer.endObject()
     return writer.take()
   }
@@ -183,10 +254,26 @@ package struct AppliedAnswer: Equatable, Sendable {
         throw missingField("version", in: document, example: "\"version\": 1")
       }
       return AppliedAnswer(
-        version: try version.unsigned("version"), replicas: try document["replicas"]?.count("replicas") ?? 0)
+        version: try version.unsigned("version"), replicas: try document["replicas"]?.count("replicas") ?? 0,
+        added: try document["added"]?.count("added") ?? 0, removed: try document["removed"]?.count("removed") ?? 0)
     } catch {
       throw error.error(in: bytes)
     }
+  }
+}
+
+/// The answer to GET /healthz and POST /v1/drain: `{"status": "ok"}`.
+package enum HealthAnswer: String, Sendable {
+  case ok
+  /// No new work is taken.
+  case draining
+
+  package func encode() -> [UInt8] {
+    var writer = JsonWriter()
+    writer.beginObject()
+    writer.member("status", rawValue)
+    writer.endObject()
+    return writer.take()
   }
 }
 

@@ -1,6 +1,7 @@
 // HTTP messages as the control plane uses them: whole, small, in memory. Read and written by HttpClient and HttpServer.
 
 import Foundation
+import ProxyWire
 
 package struct HttpField: Hashable, Sendable {
   package var name: String
@@ -162,23 +163,4 @@ func quotedForPeople(_ text: String) -> String {
     }
   }
   return "\"\(out)\(text.unicodeScalars.count > 40 ? "…" : "")\""
-}
-
-private func reasonPhrase(_ status: Int) -> String {
-  switch status {
-  case 200: "OK"
-  case 201: "Created"
-  case 400: "Bad Request"
-  case 403: "Forbidden"
-  case 404: "Not Found"
-  case 405: "Method Not Allowed"
-  case 408: "Request Timeout"
-  case 409: "Conflict"
-  case 413: "Content Too Large"
-  case 431: "Request Header Fields Too Large"
-  case 500: "Internal Server Error"
-  case 501: "Not Implemented"
-  case 503: "Service Unavailable"
-  default: "Status \(status)"
-  }
 }

@@ -272,7 +272,7 @@ extension ChildProcess {
 }
 
 /// Null-terminated texts as execve wants them.
-private func withTexts<Result>(
+func withTexts<Result>(
   _ texts: [String], _ body: (UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>) -> Result
 ) -> Result {
   var pointers: [UnsafeMutablePointer<CChar>?] = texts.map { strdup($0) } + [nil]

@@ -134,12 +134,3 @@ struct Spawn {
     }
   }
 }
-
-/// Null-terminated texts as execve wants them.
-private func withTexts<Result>(_ texts: [String], _ body: (UnsafePointer<UnsafeMutablePointer<CChar>?>) -> Result)
-  -> Result
-{
-  let pointers: [UnsafeMutablePointer<CChar>?] = texts.map { strdup($0) } + [nil]
-  defer { for pointer in pointers { free(pointer) } }
-  return pointers.withUnsafeBufferPointer { body($0.baseAddress!) }
-}

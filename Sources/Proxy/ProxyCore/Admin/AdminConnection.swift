@@ -9,19 +9,9 @@ import Glibc
 final class AdminConnection {
   enum State { case reading, streaming, lingering, closed }
 
-  /// The head of a request: from connecting, or from its first byte.
-  static let headNs: UInt64 = 10_000_000_000
-  static let idleNs: UInt64 = 75_000_000_000
-  static let bodyNs: UInt64 = 60_000_000_000
-  /// Without a byte taken.
-  static let writeNs: UInt64 = 30_000_000_000
-  /// How long a client may take to read the last answer: closing with its bytes unread would destroy it.
-  static let lingerNs: UInt64 = 1_000_000_000
-  /// Bytes a reader of reports may be behind.
-  static let backlogMax = 1 << 20
-
   let fd: Int32
   let access: AdminAccess
+  private let limits: AdminLimits
   private(set) var state = State.reading
   /// When the client is given up.
   private(set) var deadline: UInt64
@@ -36,11 +26,12 @@ final class AdminConnection {
   /// The longest line so far: a list of many replicas must not count as a backlog by itself.
   private var lineBytes = 0
 
-  init(_ fd: Int32, _ access: AdminAccess, now: UInt64) {
+  init(_ fd: Int32, _ access: AdminAccess, _ limits: AdminLimits, now: UInt64) {
     self.fd = fd
     self.access = access
-    reader = AdminRequestReader(access)
-    deadline = now + AdminConnection.headNs
+    self.limits = limits
+    reader = AdminRequestReader(access, limits)
+    deadline = now + limits.headNs
   }
 
   private var owed: Int { output.count - sent }
@@ -68,7 +59,7 @@ final class AdminConnection {
     }
     // After its last request, and while it reads reports, a client has nothing to say.
     guard state == .reading, !closesWhenSent else { return true }
-    if reader.isIdle { deadline = now + AdminConnection.headNs }
+    if reader.isIdle { deadline = now + limits.headNs }
     reader.feed(UnsafeRawBufferPointer(rebasing: buffer[..<count]))
     return true
   }
@@ -86,7 +77,7 @@ final class AdminConnection {
       reply(.error(status, reason), closes: true, now: now)
       return nil
     case .needsMore:
-      if reader.isInBody, !wasInBody { deadline = now + AdminConnection.bodyNs }
+      if reader.isInBody, !wasInBody { deadline = now + limits.bodyNs }
       if reader.takeContinue() { queue(Array("HTTP/1.1 100 Continue\r\n\r\n".utf8), now) }
       return nil
     }
@@ -113,7 +104,7 @@ final class AdminConnection {
 
   /// One line or several. False: the reader is too far behind.
   func stream(_ lines: [UInt8], now: UInt64) -> Bool {
-    guard owed <= max(AdminConnection.backlogMax, 2 * lineBytes) else { return false }
+    guard owed <= max(limits.backlogBytes, 2 * lineBytes) else { return false }
     lineBytes = max(lineBytes, lines.count)
     if isChunked {
       queue(Array("\(String(lines.count, radix: 16))\r\n".utf8) + lines + Array("\r\n".utf8), now)
@@ -124,7 +115,7 @@ final class AdminConnection {
   }
 
   private func queue(_ bytes: [UInt8], _ now: UInt64) {
-    if owed == 0 { deadline = now + AdminConnection.writeNs }
+    if owed == 0 { deadline = now + limits.writeNs }
     if sent > 0 {
       output.removeSubrange(..<sent)
       sent = 0
@@ -144,21 +135,21 @@ final class AdminConnection {
         return errno == EAGAIN
       }
       sent += count
-      deadline = now + AdminConnection.writeNs
+      deadline = now + limits.writeNs
     }
-    output.removeAll(keepingCapacity: output.capacity <= AdminConnection.backlogMax)
+    output.removeAll(keepingCapacity: output.capacity <= limits.backlogBytes)
     sent = 0
     switch state {
     case .streaming: deadline = .max
     case .reading where closesWhenSent:
       shutdown(fd, Int32(SHUT_WR))
       state = .lingering
-      deadline = now + AdminConnection.lingerNs
+      deadline = now + limits.lingerNs
     case .reading:
       // Told to go on with its body, or answered and now between two requests.
       let left =
-        if reader.isInBody { AdminConnection.bodyNs } else if reader.isIdle { AdminConnection.idleNs } else {
-          AdminConnection.headNs
+        if reader.isInBody { limits.bodyNs } else if reader.isIdle { limits.idleNs } else {
+          limits.headNs
         }
       deadline = now + left
     case .lingering, .closed: break

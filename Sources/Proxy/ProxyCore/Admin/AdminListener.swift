@@ -100,7 +100,9 @@ extension AdminListener {
     defer { if lock >= 0 { Glibc.close(lock) } }
     if lock >= 0 { flock(lock, LOCK_EX) }
 
-    try clearWay(path, address, endpoint)
+    do throws(SocketInTheWay) { try SocketFile.clearWay(path, flag: "--admin") } catch {
+      throw AdminError(error.description)
+    }
     let fd = try makeSocket(address, endpoint)
     // The file takes the socket's own mode at bind (man 7 unix), so it is never open to others, not even for a moment.
     guard fchmod(fd, 0o600) == 0 else { throw failure(fd, endpoint, "cannot be made private") }
@@ -109,36 +111,6 @@ extension AdminListener {
       throw failure(fd, endpoint, "cannot be made private")
     }
     return AdminListener(fd: fd, access: .full, endpoint: endpoint, file: file)
-  }
-
-  /// Removes the socket of a process that is gone; refuses everything else that is in the way.
-  /// `flag`: what the address was given with, for the errors.
-  static func clearWay(
-    _ path: String, _ address: SocketAddress, _ endpoint: Endpoint, flag: String = "--admin"
-  ) throws(AdminError) {
-    var facts = stat()
-    guard lstat(path, &facts) == 0 else { return }
-    guard facts.st_mode & S_IFMT == S_IFSOCK else {
-      throw AdminError("\(flag) \(endpoint): there is a file that is no socket; remove it or choose another path")
-    }
-    let probe = try makeSocket(address, endpoint)
-    defer { Glibc.close(probe) }
-    if call(address, { connect(probe, $0, $1) }) != 0 {
-      switch errno {
-      case ENOENT: return
-      case ECONNREFUSED:
-        guard unlink(path) == 0 || errno == ENOENT else {
-          throw AdminError(
-            "\(flag) \(endpoint): the socket of a process that is gone cannot be removed: \(errorText(errno)); "
-              + "remove it or choose another path")
-        }
-        return
-      case EACCES, EPERM:
-        throw AdminError("\(flag) \(endpoint): the socket there belongs to another user; choose another path")
-      default: break  // EAGAIN: a full backlog; somebody listens
-      }
-    }
-    throw AdminError("\(flag) \(endpoint): another process answers there; stop it or choose another path")
   }
 
   private static func makeSocket(_ address: SocketAddress, _ endpoint: Endpoint) throws(AdminError) -> Int32 {

@@ -11,6 +11,10 @@ struct AdminRequest {
   var body: [UInt8] = []
   var keepAlive: Bool
   var isHTTP10: Bool
+  /// Who the client takes us for: `HostName.folded` of Host, or of an absolute target; empty where it does not say.
+  var host: String
+  /// A browser sent it for a web page: it has an Origin, or Sec-Fetch-Site says so.
+  var isOfPage: Bool
 }
 
 struct AdminReply {
@@ -28,7 +32,12 @@ struct AdminReply {
   }
 
   static func error(_ status: Int, _ message: String, version: UInt64? = nil, fields: String = "") -> AdminReply {
-    AdminReply(status, fields: fields, ErrorAnswer(error: message, version: version).encode() + [UInt8(ascii: "\n")])
+    json(status, fields: fields, ErrorAnswer(error: message, version: version).encode())
+  }
+
+  /// An object on a line of its own.
+  static func json(_ status: Int, fields: String = "", _ body: [UInt8]) -> AdminReply {
+    AdminReply(status, fields: fields, body + [UInt8(ascii: "\n")])
   }
 
   /// Appends head and body. `closes`: this is the connection's last answer.
@@ -48,40 +57,13 @@ struct AdminReply {
     out.put("HTTP/1.1 ")
     out.put(decimal: UInt64(status))
     out.put(" ")
-    out.put(phrase(status))
+    out.put(reasonPhrase(status))
     out.put("\r\n")
-  }
-
-  private static func phrase(_ status: Int) -> StaticString {
-    switch status {
-    case 200: "OK"
-    case 202: "Accepted"
-    case 400: "Bad Request"
-    case 403: "Forbidden"
-    case 404: "Not Found"
-    case 405: "Method Not Allowed"
-    case 408: "Request Timeout"
-    case 409: "Conflict"
-    case 413: "Content Too Large"
-    case 414: "URI Too Long"
-    case 431: "Request Header Fields Too Large"
-    case 501: "Not Implemented"
-    case 503: "Service Unavailable"
-    case 505: "HTTP Version Not Supported"
-    case 507: "Insufficient Storage"
-    default: "Unknown"
-    }
   }
 }
 
 /// Cuts the bytes of one connection into requests.
 struct AdminRequestReader {
-  static let headBytesMax = 16_384
-  static let bodyBytesMax = 16 << 20
-  /// Nothing that a read-only client may ask for has a body.
-  static let readOnlyBodyBytesMax = 65_536
-  static let fieldsMax = 128
-
   enum Step {
     case needsMore
     case request(AdminRequest)
@@ -94,6 +76,7 @@ struct AdminRequestReader {
     case chunked(ChunkedDecoder)
   }
 
+  private let headLimits: HeadLimits
   private let bodyMax: Int
   private var bytes: [UInt8] = []
   /// The head has been read; its body is under way.
@@ -101,8 +84,10 @@ struct AdminRequestReader {
   /// The client holds its body back until it is told to go on; true once.
   private var owesContinue = false
 
-  init(_ access: AdminAccess) {
-    bodyMax = access == .full ? AdminRequestReader.bodyBytesMax : AdminRequestReader.readOnlyBodyBytesMax
+  init(_ access: AdminAccess, _ limits: AdminLimits) {
+    headLimits = HeadLimits(
+      headBytes: limits.headBytes, targetBytes: limits.targetBytes, fields: limits.fields)
+    bodyMax = access == .full ? limits.bodyBytes : limits.readOnlyBodyBytes
   }
 
   /// Between two requests.
@@ -120,17 +105,15 @@ struct AdminRequestReader {
     if open == nil {
       if bytes.isEmpty { return .needsMore }
       var head = RequestHead()
-      let limits = HeadLimits(
-        headBytes: AdminRequestReader.headBytesMax, targetBytes: 4096, fields: AdminRequestReader.fieldsMax)
       let verdict = bytes.withUnsafeBufferPointer {
-        parseRequestHead($0.baseAddress!, $0.count, limits: limits, fields: &fields, head: &head)
+        parseRequestHead($0.baseAddress!, $0.count, limits: headLimits, fields: &fields, head: &head)
       }
       switch verdict {
       case .partial: return .needsMore
       case .refused(let refusal): return .refused(status: Int(refusal.status), reason: "\(refusal.reason)")
       case .complete: break
       }
-      let request = AdminRequest(head, bytes)
+      let request = AdminRequest(head, bytes, fields)
       let isHere = bytes.count > head.headBytes
       bytes.removeSubrange(..<head.headBytes)
       switch head.framing {
@@ -183,7 +166,7 @@ struct AdminRequestReader {
 }
 
 extension AdminRequest {
-  fileprivate init(_ head: RequestHead, _ bytes: [UInt8]) {
+  fileprivate init(_ head: RequestHead, _ bytes: [UInt8], _ fields: FieldTable) {
     func text(_ start: Int, _ count: Int) -> String { String(decoding: bytes[start..<start + count], as: UTF8.self) }
     method = text(head.methodStart, head.methodCount)
     let target = (head.targetNeedsSlash ? "/" : "") + text(head.targetStart, head.targetCount)
@@ -198,6 +181,19 @@ extension AdminRequest {
       }
     keepAlive = head.keepAlive
     isHTTP10 = head.isHTTP10
+    host = HostName.folded(
+      head.authorityCount > 0 ? text(head.authorityStart, head.authorityCount) : text(head.hostStart, head.hostCount))
+    isOfPage = bytes.withUnsafeBufferPointer { bytes in
+      (0..<fields.count).contains { index in
+        let field = fields[index]
+        let name = bytes.baseAddress! + field.name
+        // Sec-Fetch-Site: none is the user's own doing, an address typed for example (Fetch Metadata 2.3).
+        if equalsIgnoringCase(name, field.nameLength, "sec-fetch-site") {
+          return !equalsIgnoringCase(bytes.baseAddress! + field.value, field.valueLength, "none")
+        }
+        return equalsIgnoringCase(name, field.nameLength, "origin")
+      }
+    }
   }
 
   /// The whole number that parameter `name` gives, `missing` where it is not there. Other parameters are refused.

@@ -1,12 +1,14 @@
 // What GET /v1/reports says: lines of counters at an interval, and lines of events at once. The events are found by
-// comparing the board with what it looked like last time; `BoardShared.news` tells cheaply that looking is worth while.
+// comparing the board with what it looked like last time; `BoardShared.news` tells cheaply that looking is worth while,
+// and its bell wakes the thread that looks.
 
 import ProxyWire
 
-/// Finds events. One for all subscribers; it looks only while there are any.
+/// Finds events. One for all subscribers; it looks only while somebody wants to know.
 struct ReportEvents {
   /// At most one line about refused connections per replica in this time.
   static let refusedNs: UInt64 = 100_000_000
+  private static let againNs: UInt64 = 10_000_000
 
   private enum Drain { case no, announced, finished }
 
@@ -23,8 +25,8 @@ struct ReportEvents {
   private var seen: [Seen]
   private var news: UInt64 = 0
   private var version: UInt64?
-  /// Look again then, news or not.
-  private var lookAt = UInt64.max
+  /// Look again then, news or not; `.max`: nothing is left to be told, so the next news may wake whoever tells it.
+  private(set) var lookAt = UInt64.max
 
   init(_ membership: Membership) {
     self.membership = membership
@@ -52,8 +54,9 @@ struct ReportEvents {
   mutating func look(now: UInt64) -> [Report] {
     let current = membership.board.shared.pointee.news.load(ordering: .acquiring)
     guard current != news || now >= lookAt else { return [] }
-    // A worker may bump `news` just before it counts: look once more shortly.
-    lookAt = current != news ? now + 10_000_000 : .max
+    // A worker may bump `news` just before it counts: look once more shortly. Until then further news waits, so that a
+    // storm of it is looked at a hundred times a second and no more.
+    lookAt = current != news ? now + ReportEvents.againNs : .max
     news = current
     var events: [Report] = []
     if membership.version != version, let applied = membership.version {
@@ -216,5 +219,16 @@ extension ProxyWire.ReplicaCounters {
     connects = counts.connects
     bytesSent = counts.bytesToReplica
     bytesReceived = counts.bytesFromReplica
+  }
+}
+
+extension StageFailures {
+  init(_ counts: ReplicaCounters) {
+    self.init()
+    connect = counts.failConnect
+    send = counts.failSend
+    head = counts.failHead
+    malformed = counts.failMalformed
+    body = counts.failBody
   }
 }

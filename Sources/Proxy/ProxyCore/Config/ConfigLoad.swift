@@ -294,7 +294,7 @@ extension ConfigSources {
   /// At most a little more than a configuration file may have.
   private static func readFileContents(_ path: String) throws(ConfigProblem) -> [UInt8] {
     let descriptor = open(path, O_RDONLY | O_CLOEXEC)
-    if descriptor < 0 { throw ConfigProblem("cannot read \(path): \(String(cString: strerror(errno)))") }
+    if descriptor < 0 { throw ConfigProblem("cannot read \(path): \(errorText(errno))") }
     defer { close(descriptor) }
     var result: [UInt8] = []
     var chunk = [UInt8](repeating: 0, count: 65_536)
@@ -302,7 +302,7 @@ extension ConfigSources {
       let count = read(descriptor, &chunk, chunk.count)
       if count < 0 {
         if errno == EINTR { continue }
-        throw ConfigProblem("cannot read \(path): \(String(cString: strerror(errno)))")
+        throw ConfigProblem("cannot read \(path): \(errorText(errno))")
       }
       if count == 0 { break }
       result.append(contentsOf: chunk[..<count])

@@ -296,6 +296,21 @@ extension ConfigKind {
       }, repeats: sameSocket, show: \.description)
   }
 
+  /// Names or addresses without a port, kept as `HostName.folded` has them.
+  static func hostNames(_ place: Place<[String]>) -> ConfigKind {
+    .list(
+      place, placeholder: "NAME", samples: ["gpu-box.internal", "10.0.0.7", "[fd00::2]"],
+      read: { text throws(ConfigProblem) in
+        do throws(EndpointError) {
+          let host = try Endpoint.parse(text + ":1").host
+          return HostName.folded(host.utf8.contains(UInt8(ascii: ":")) ? "[\(host)]" : host)
+        } catch {
+          throw ConfigProblem(
+            "\(quoted(text)) is not a host; write gpu-box.internal, 10.0.0.7 or [fd00::2], without a port")
+        }
+      }, repeats: { $0 == $1 }, show: { $0.utf8.contains(UInt8(ascii: ":")) ? "[\($0)]" : $0 })
+  }
+
   static func replica(_ place: Place<[ReplicaOption]>) -> ConfigKind {
     .list(
       place, placeholder: "HOST:PORT",

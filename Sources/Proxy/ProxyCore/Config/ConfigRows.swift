@@ -23,6 +23,12 @@ extension ConfigRow {
       read-only. Without it there is none.
       """),
     ConfigRow(
+      .listening, "admin-host", .hostNames(\.adminHosts), nil,
+      """
+      A further name that clients of --admin 127.0.0.1:PORT may call it by in Host, besides localhost and loopback \
+      addresses: whatever else they ask for gets 421, as it may be a web page with a name of its own for this machine.
+      """),
+    ConfigRow(
       .listening, "workers", .count(\.workers, 0...256, zero: "one per core"), "0",
       "Threads, each with its own ring and its share of the connections."),
     ConfigRow(
@@ -121,6 +127,26 @@ extension ConfigRow {
       How long an idle connection to a replica is kept. Stay below the replica's own limit: uvicorn closes after 5 s, \
       and a request sent at that moment may be lost.
       """),
+    ConfigRow(
+      .deadlines, "linger-timeout", .duration(\.lingerTimeoutNs, 10 * ms...ConfigUnits.minute, zero: "close at once"),
+      "5s",
+      """
+      The longest silence while a connection that was answered for the last time is read on, so that its client sees \
+      the answer before the connection goes.
+      """),
+    ConfigRow(
+      .deadlines, "linger-total", .duration(\.lingerTotalNs, 10 * ms...h, zero: "close at once"), "30s",
+      "How long such a connection is read on at most, however much its client sends."),
+    ConfigRow(
+      .deadlines, "tcp-keepalive", .duration(\.tcpKeepaliveNs, s...h, zero: "no probes"), "30s",
+      """
+      A connection to a client or replica on which nothing has come for so long is probed, so that a peer that has \
+      vanished is noticed and middleboxes do not forget it.
+      """),
+    ConfigRow(
+      .deadlines, "tcp-user-timeout", .duration(\.tcpUserTimeoutNs, s...h, zero: "the kernel's"), "60s",
+      "How long what was sent to a client or replica, probes too, may stay unacknowledged before its connection is given up."
+    ),
     ConfigRow(
       .deadlines, "half-close-grace", .duration(\.halfCloseGraceNs, us...ConfigUnits.minute, zero: "none"), "10ms",
       "A client that closes its sending side this soon after its request has said all it wants and is answered."),

@@ -9,6 +9,8 @@ package struct ProxyConfig: Equatable, Sendable {
   // Listening
   package var listen: [Endpoint] = []
   package var admin: [Endpoint] = []
+  /// As `HostName.folded` has them.
+  package var adminHosts: [String] = []
   /// 0 = one per core.
   package var workers = 0
   /// Paths; both or neither.
@@ -49,6 +51,13 @@ package struct ProxyConfig: Equatable, Sendable {
   package var drainDeadlineNs: UInt64 = 0
   /// 0 = no idle connection is kept.
   package var poolIdleTimeoutNs: UInt64 = 0
+  /// Of a connection that was answered for the last time: silence, and in all.
+  package var lingerTimeoutNs: UInt64 = 0
+  package var lingerTotalNs: UInt64 = 0
+  /// Idle time before the first probe; 0 = none.
+  package var tcpKeepaliveNs: UInt64 = 0
+  /// 0 = as the kernel has it.
+  package var tcpUserTimeoutNs: UInt64 = 0
   package var halfCloseGraceNs: UInt64 = 0
   package var clientHalfClose = HalfClose.leave
 

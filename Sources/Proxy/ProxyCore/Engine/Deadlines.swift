@@ -201,6 +201,7 @@ extension Worker where IO: ~Copyable {
 
   @inline(__always)
   mutating func armLiveness(_ slot: UInt32) {
+    if config.tcpUserTimeoutNs == 0 { return }
     arm(slot, .liveness, after: config.tcpUserTimeoutNs / 4)
   }
 }

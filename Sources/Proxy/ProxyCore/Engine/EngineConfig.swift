@@ -27,7 +27,7 @@ package struct EngineConfig: BitwiseCopyable {
   package var lingerTotalNs: UInt64 = 30_000_000_000
   /// Idle time before the kernel probes a peer, either side; 0 = never (man 7 tcp, TCP_KEEPIDLE).
   package var tcpKeepaliveNs: UInt64 = 30_000_000_000
-  /// How long bytes may stay unacknowledged before the peer counts as vanished.
+  /// How long bytes may stay unacknowledged before the peer counts as vanished; 0 = until the kernel gives up.
   package var tcpUserTimeoutNs: UInt64 = 60_000_000_000
   package var poolIdleNs: UInt64 = 3_000_000_000
   /// Idle connections kept per replica and worker.

@@ -165,6 +165,7 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
     if starvedHead != noSlot { feedStarved() }
     if acceptAgainAt != 0 && io.now >= acceptAgainAt { acceptAgain() }
     setGauges()
+    ringForNews()
   }
 
   @inline(__always)

@@ -202,7 +202,7 @@ extension MetricsPage {
       name: "skyproxy_retries_total", kind: .counter, help: "Requests moved from this replica to another.",
       values: [("", { $0.counts.retriedAway })]),
     ReplicaRow(
-      name: "skyproxy_connects_total", kind: .counter, help: "Connections opened to a replica.",
+      name: "skyproxy_connects_total", kind: .counter, help: "Connections begun to a replica, failed ones included.",
       values: [("", { $0.counts.connects })]),
     ReplicaRow(
       name: "skyproxy_bytes_total", kind: .counter, help: "Bytes of messages, heads included.",
@@ -380,7 +380,8 @@ extension MetricsPage {
       name: "skyproxy_tls_resumed_total", kind: .counter, help: "The part of them that a ticket made short.",
       value: { $0.facts.tls.resumed }),
     ProcessRow(
-      name: "skyproxy_tls_not_tls_total", kind: .counter, help: "Clients that spoke something else where TLS is spoken.",
+      name: "skyproxy_tls_not_tls_total", kind: .counter,
+      help: "Clients that spoke something else where TLS is spoken.",
       value: { $0.facts.tls.notTls }),
     ProcessRow(
       name: "skyproxy_tls_refused_total", kind: .counter, help: "Handshakes that one side refused.",
@@ -393,7 +394,8 @@ extension MetricsPage {
       value: { $0.facts.tls.left }),
     ProcessRow(
       name: "skyproxy_tls_starved_total", kind: .counter,
-      help: "Clients closed after their handshake for want of descriptors, or as the worker took none.", value: { $0.facts.tls.starved }),
+      help: "Clients closed after their handshake for want of descriptors, or as the worker took none.",
+      value: { $0.facts.tls.starved }),
     ProcessRow(
       name: "skyproxy_tls_certificate_expires_seconds", kind: .gauge,
       help: "When the certificate expires, in seconds since 1970; 0 without one.",
@@ -408,7 +410,8 @@ extension MetricsPage {
       name: "skyproxy_buffers_free", kind: .gauge, help: "Receive buffers not lent out now.",
       value: { $0.workers.buffersFree }),
     ProcessRow(
-      name: "skyproxy_buffers_exhausted_total", kind: .counter, help: "Receives that found no buffer while less than half of them were free.",
+      name: "skyproxy_buffers_exhausted_total", kind: .counter,
+      help: "Receives that found no buffer while less than half of them were free.",
       value: { $0.workers.buffersExhausted }),
     ProcessRow(
       name: "skyproxy_blocks_used", kind: .gauge, help: "Memory blocks in use now.", value: { $0.workers.blocksUsed }),

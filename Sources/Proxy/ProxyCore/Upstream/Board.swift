@@ -164,6 +164,8 @@ package struct BoardShared: ~Copyable {
   package let version = Atomic<UInt64>(0)
   /// Bumped when something happened that GET /v1/reports should tell at once.
   package let news = Atomic<UInt64>(0)
+  /// Wakes who tells it; `tellNews` bumps the one and rings the other.
+  package let bell = NewsBell()
 }
 
 // MARK: - Picking
@@ -404,7 +406,7 @@ extension LoadBoard {
   @inline(__always)
   private func tellEmpty(_ index: Int, _ before: UInt32) {
     if before == 1 && gates[index].load(ordering: .relaxed) & (Gate.draining | Gate.absent) != 0 {
-      shared.pointee.news.wrappingAdd(1, ordering: .relaxed)
+      shared.pointee.tellNews()
     }
   }
 

@@ -217,12 +217,12 @@ extension LoadBoard {
       } else if lease.isCanary {
         noteErrors(index, now)
         if now >= health.pointee.retryAt.load(ordering: .relaxed) { backOff(index, now, rule) }
-        shared.pointee.news.wrappingAdd(1, ordering: .relaxed)
+        shared.pointee.tellNews()
       }
     } else if gate == 0 && errors >= rule.afterErrors && isAnotherWell(than: index, now) {
       noteErrors(index, now)
       eject(index, now, rule)
-      shared.pointee.news.wrappingAdd(1, ordering: .relaxed)
+      shared.pointee.tellNews()
     }
     // Last: from now on another canary may go, and the end of the back-off must be known by then.
     if lease.isCanary { endCanary(&lease) }
@@ -250,7 +250,7 @@ extension LoadBoard {
     } else if gate == 0 && rule.after > 0 && (refused || (failures >= rule.after && others(than: index))) {
       eject(index, now, rule)
     }
-    shared.pointee.news.wrappingAdd(1, ordering: .relaxed)
+    shared.pointee.tellNews()
   }
 
   private func endCanary(_ lease: inout Lease) {
@@ -313,6 +313,6 @@ extension LoadBoard {
     health[index].canary.store(0, ordering: .relaxed)
     health[index].ejections.store(0, ordering: .relaxed)
     shared.pointee.ejectedReplicas.wrappingSubtract(1, ordering: .relaxed)
-    shared.pointee.news.wrappingAdd(1, ordering: .relaxed)
+    shared.pointee.tellNews()
   }
 }

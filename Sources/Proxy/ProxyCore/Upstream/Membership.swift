@@ -67,7 +67,7 @@ package struct AppliedSnapshot: Equatable, Sendable {
 
 /// One replica on the board.
 package struct Member: Sendable {
-  package enum State: String, Sendable { case ready, draining, leaving, ejected }
+  package typealias State = ReplicaStatus.Status
 
   package var entry: ReplicaEntry
   /// Its place on the board, and the board's generation of that place.
@@ -154,7 +154,7 @@ package final class Membership: @unchecked Sendable {
     policy = snapshot.policy ?? policy
     result.version = snapshot.version
     board.shared.pointee.version.store(snapshot.version, ordering: .releasing)
-    board.shared.pointee.news.wrappingAdd(1, ordering: .releasing)
+    board.shared.pointee.tellNews()
     return result
   }
 
@@ -163,7 +163,7 @@ package final class Membership: @unchecked Sendable {
     guard version == nil else { return nil }
     // No drain deadline: that a name leads elsewhere now does not say that the replica is to end.
     let result = try replace(with: entries, drainDeadlineNs: 0, now)
-    board.shared.pointee.news.wrappingAdd(1, ordering: .releasing)
+    board.shared.pointee.tellNews()
     return result
   }
 

@@ -1,9 +1,10 @@
-// What the threads beside the workers share: starting and joining one, being woken in poll(2), and the time of day.
-// Called by AccessLog, AdminServer and Resolver; never by a worker.
+// The threads beside the workers: starting and joining one, and being woken in poll(2). Called by AccessLog, the admin
+// API, Resolver and TLS; never by a worker.
 
 import Glibc
 
 /// A thread that runs one function. It takes no signals: those belong to the main thread.
+/// The handle is a plain word, joined or detached by whoever started it.
 struct ControlThread: @unchecked Sendable {
   private let thread: pthread_t
 
@@ -60,26 +61,4 @@ private func nameThisThread(_ name: String) {
   guard file >= 0 else { return }
   _ = write(file, name, name.utf8.count)
   close(file)
-}
-
-/// Nanoseconds since 1970.
-func wallNanoseconds() -> UInt64 {
-  var time = timespec()
-  clock_gettime(CLOCK_REALTIME, &time)
-  return UInt64(time.tv_sec) &* 1_000_000_000 &+ UInt64(time.tv_nsec)
-}
-
-/// As socket(2) takes them. The C enumeration is not used: two C modules bring it, and files that import only one of
-/// them may not see it.
-enum SocketType {
-  static let stream: Int32 = 1
-  static let nonBlocking: Int32 = 0o4000
-  static let closeOnExec: Int32 = 0o2_000_000
-}
-
-/// `No such file or directory`.
-func errorText(_ code: Int32) -> String {
-  var text = [CChar](repeating: 0, count: 256)
-  guard strerror_r(code, &text, text.count) == 0 else { return "error \(code)" }
-  return String(decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
 }
