@@ -295,7 +295,7 @@ private struct Simulation: ~Copyable {
     }
   }
 
-  /// DESIGN rule 8: the client has left, so its replica connection ends in the same turn.
+  /// The client has left, so its replica connection ends in the same turn.
   private func checkGone(_ link: Link) {
     guard let request = served(link), let attempt = request.attempts.last else { return }
     if link.goneTurn == world.turn {

@@ -180,7 +180,7 @@ package let peerTextStride = 48
 ///                                            queued                             tunnel
 ///                                            queue
 /// ```
-/// Beside them: bodyStall while the client's body is awaited, sendStall while a peer has to take bytes, liveness always.
+/// Beside them: bodyStall while the client's body is awaited, sendStall while a client has to take bytes, and liveness.
 package enum ExchangePhase: UInt8, BitwiseCopyable {
   /// The head is complete; the pick comes after all completions of this turn.
   case placing

@@ -257,9 +257,9 @@ extension Worker where IO: ~Copyable {
     reply(slot, LocalReply(refusal: refusal))
   }
 
-  /// Sends an answer of our own. `keeps`: the connection goes on behind it; otherwise it is closed, since behind an error
-  /// what the client meant to send next is not trusted. `logged`: an exchange has been recorded for it; without one the
-  /// answer itself is what the access log shows.
+  /// Sends an answer of our own. `keeps`: the connection goes on behind it; otherwise it is closed, since behind an
+  /// error what the client meant to send next is not trusted. `logged`: an exchange has been recorded for it; without
+  /// one the answer itself is what the access log shows.
   mutating func reply(
     _ slot: UInt32, _ answer: LocalReply, toHead: Bool = false, logged: Bool = false, keeps: Bool = false
   ) {

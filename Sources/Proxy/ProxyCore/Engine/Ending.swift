@@ -1,6 +1,6 @@
 // How exchanges end. While a turn handles completions, whatever fails or runs short only marks the connection it
-// happened on: nobody's exchange ends under its caller's hands. At the end of the turn each marked connection is settled
-// here, in one place: tried again, answered, cut or given up. Every way out releases the lease exactly once.
+// happened on: no exchange ends under its caller's hands. At the end of the turn each marked connection is settled here,
+// in one place: tried again, answered, cut or given up. Every way out releases the lease exactly once.
 //
 //   mark(slot, fault) ──▶ settleFaults ──▶ client's:  answered, or cut when the response has begun, or closed
 //                                     └──▶ replica's: another attempt where that is safe, otherwise as above
@@ -12,8 +12,8 @@ private let discardMax: UInt64 = 262_144
 extension Worker where IO: ~Copyable {
   // MARK: marking
 
-  /// Notes that `slot` cannot go on, for the first reason that is given. From now on its bytes are dropped; the exchange
-  /// stays as it is until the end of the turn.
+  /// Notes that `slot` cannot go on, for the first reason that is given. From now on its bytes are dropped; the
+  /// exchange stays as it is until the end of the turn.
   mutating func mark(_ slot: UInt32, _ fault: Fault) {
     let connection = connections[slot]
     guard !connection.pointee.isOver else { return }

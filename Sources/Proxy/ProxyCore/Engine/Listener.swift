@@ -76,8 +76,8 @@ extension Worker where IO: ~Copyable {
     arm(slot, .idle, after: min(config.idleTimeoutNs, config.headTimeoutNs))
   }
 
-  /// Makes room for a newcomer where the process has as many clients as it may: of those that wait for nothing, one that
-  /// has been silent for a second or longer is let go. False: there is none near where the last look ended.
+  /// Makes room for a newcomer where the process has as many clients as it may: of those that wait for nothing, one
+  /// that has been silent for a second or longer is let go. False: there is none near where the last look ended.
   mutating func closeOneIdle() -> Bool {
     var looked = 0
     while looked < idleLookMost && connections.highWater > 0 {

@@ -50,8 +50,8 @@ extension Worker where IO: ~Copyable {
   }
 
   /// Copies a small piece behind the queue's last one when that is the only user of memory with room: a thousand tiny
-  /// pieces for a stalled reader then hold one buffer, and the answers to pipelined requests one block. True when it was
-  /// taken over. `inFlight`: segments that a send is reading.
+  /// pieces for a stalled reader then hold one buffer, and the answers to pipelined requests one block. True when it
+  /// was taken over. `inFlight`: segments that a send is reading.
   @inline(__always)
   mutating func coalesce(
     _ base: UnsafeMutablePointer<UInt8>, _ count: Int, _ owner: SegmentOwner, onto queue: inout SegmentQueue,

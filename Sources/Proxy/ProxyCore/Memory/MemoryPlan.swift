@@ -1,4 +1,4 @@
-// What the process will use, worked out from the limits before anything starts (DESIGN rule 3): each table's size, and
+// What the process will use, worked out from the limits before anything starts: each table's size, and
 // the sum. Printed by --print-plan. Address space is taken at once; memory as it is touched.
 
 package struct MemoryPlan: BitwiseCopyable {

@@ -1,5 +1,5 @@
 // A fixed table of slots claimed and released in LIFO order. A slot keeps its generation across uses, so that a token
-// naming an earlier use is recognised as stale (DESIGN rule 2). Slots above the high-water mark are never touched.
+// naming an earlier use is recognised as stale. Slots above the high-water mark are never touched.
 
 /// What a table needs to know of its slots.
 package protocol TableSlot: BitwiseCopyable {

@@ -4,8 +4,8 @@
 // with. Operations are queued, not performed: they reach the kernel together at the next `submitAndWait`.
 
 /// What an operation was queued for, packed into io_uring's 64-bit user_data: operation (8 bits), generation of the
-/// slot (24), slot index (32). A slot is not freed before the kernel has let go of it, so a completion whose generation is not
-/// its slot's is a broken invariant: the engine traps.
+/// slot (24), slot index (32). A slot is not freed before the kernel has let go of it, so a completion whose generation
+/// is not its slot's is a broken invariant: the engine traps.
 package struct Token: BitwiseCopyable, Equatable {
   package var raw: UInt64
 
@@ -138,8 +138,8 @@ package protocol RingIO: ~Copyable {
   mutating func send(_ fd: Int32, _ bytes: UnsafeRawPointer, _ count: Int, token: Token)
   /// As `send`, for 1...`gatherMax` slices; they are copied before this returns.
   mutating func send(_ fd: Int32, gathering slices: UnsafePointer<IOSlice>, _ count: Int, token: Token)
-  /// Multishot. Completes, with bits of `PeerEnd`, each time the peer's end shows on the socket, whatever there is still
-  /// to be received: first its FIN (at once when that has come already), later that the connection has broken.
+  /// Multishot. Completes, with bits of `PeerEnd`, each time the peer's end shows on the socket, whatever there is
+  /// still to be received: first its FIN (at once when that has come already), later that the connection has broken.
   mutating func watch(_ fd: Int32, token: Token)
   /// `address` is copied before this returns.
   mutating func connect(_ fd: Int32, to address: UnsafePointer<SocketAddress>, token: Token)

@@ -83,12 +83,22 @@ package struct UringIO: RingIO, ~Copyable {
     // Gathering needs a final timeout to hang on; ten seconds without completions change nothing.
     let latest = wait == 0 || deadline != .max ? deadline : now + 10_000_000_000
     let timeout = latest == .max ? UInt64.max : (latest > now ? latest - now : 0)
-    // ETIME, EINTR, EAGAIN, EBUSY all mean: look at the completion queue and go on.
-    _ = sky_submit_and_wait(ring, events, timeout, wait)
+    let result = sky_submit_and_wait(ring, events, timeout, wait)
+    if result < 0 { UringIO.check(result) }
     now = sky_monotonic_ns()
     head = sky_cq_head(ring)
     tail = sky_cq_tail(ring)
     batch.observe(completions: tail &- head, now: now)
+  }
+
+  /// ETIME, EINTR, EAGAIN and EBUSY mean: look at the completion queue and go on (man 2 io_uring_enter). Anything else,
+  /// such as EBADR (completions were dropped), means that operations are lost: going on would hang or spin.
+  @inline(never)
+  private static func check(_ result: Int32) {
+    switch -result {
+    case ETIME, EINTR, EAGAIN, EBUSY: break
+    default: fatalError("io_uring_enter failed with errno \(-result)")
+    }
   }
 
   @inline(__always)
