@@ -181,14 +181,20 @@ extension EndToEnd {
       let origin = try Origin.named("a")
       try withProxy([origin]) { proxy in
         _ = try proxy.ask("GET", "/")
-        var fields = try #require(origin.lastRequest).fields
+        let fields = try #require(origin.lastRequest).fields
         #expect(fields["x-forwarded-for"] == "127.0.0.1")
         #expect(fields["x-forwarded-proto"] == "http")
         #expect(fields["x-forwarded-host"] == "example.com")
         #expect(fields["host"] == "example.com")
         #expect(fields["via"] == "1.1 sky-proxy")
+      }
+    }
+
+    @Test func forwardedFieldsBehindAnotherProxy() throws {
+      let origin = try Origin.named("a")
+      try withProxy([origin], "--forwarded", "append") { proxy in
         _ = try proxy.ask("GET", "/", fields: ["X-Forwarded-For: 10.1.2.3", "Via: 1.0 other"])
-        fields = try #require(origin.lastRequest).fields
+        let fields = try #require(origin.lastRequest).fields
         #expect(fields.values("x-forwarded-for").joined(separator: ", ") == "10.1.2.3, 127.0.0.1")
         #expect(fields.values("via").joined(separator: ", ") == "1.0 other, 1.1 sky-proxy")
       }

@@ -110,6 +110,16 @@ import Testing
     ("plain é ✓ 𝄞", "plain é ✓ 𝄞", "plain é ✓ 𝄞"), ("a\"b\\c", "a\\\"b\\\\c", "a\\\"b\\\\c"),
     ("a\nb\u{1b}[31m\u{7f}", "a\\u000ab\\u001b[31m\\u007f", "a\\x0ab\\x1b[31m\\x7f"),
     ("\u{9b}31m", "\\\\xc2\\\\x9b31m", "\\xc2\\x9b31m"),
+    ("a\u{2028}b\u{2029}c", "a\\u2028b\\u2029c", "a\\u2028b\\u2029c"),
+    (
+      "\u{202e}gpj.exe\u{2066}\u{2069}\u{202a}", "\\u202egpj.exe\\u2066\\u2069\\u202a",
+      "\\u202egpj.exe\\u2066\\u2069\\u202a"
+    ),
+    (
+      "\u{200e}\u{200f}\u{61c}\u{200d}\u{2027}\u{202f}\u{2065}\u{206a}",
+      "\\u200e\\u200f\\u061c\u{200d}\u{2027}\u{202f}\u{2065}\u{206a}",
+      "\\u200e\\u200f\\u061c\u{200d}\u{2027}\u{202f}\u{2065}\u{206a}"
+    ),
   ])
   func escapes(_ raw: String, _ json: String, _ text: String) throws {
     let ring = LogRing(capacity: 4)

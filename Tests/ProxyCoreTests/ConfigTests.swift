@@ -62,7 +62,7 @@ private func problems(
     #expect(c.ejectAfter == 3 && c.eject5xx == 5)
     #expect(c.ejectMinNs == second / 4 && c.ejectMaxNs == 8 * second)
     #expect(c.buffers == 1024 && c.bufferSize == 65_536 && c.streamWindow == 524_288 && c.batchWaitNs == 0)
-    #expect(c.forwarded == .append && c.viaName == "sky-proxy" && c.requestId)
+    #expect(c.forwarded == .replace && c.viaName == "sky-proxy" && c.requestId)
     #expect(c.accessLog == .off && c.accessLogFormat == .json && !c.accessLogQuery)
     #expect(c.resolveIntervalNs == 30 * second && c.maxReplicas == 16_384 && c.reportIntervalNs == second)
     #expect(!c.printPlan && c.configFile == nil)

@@ -22,8 +22,9 @@ import Testing
       checkResponse(memory, &fields, origin, &chance)
       checkChunked(input, origin, &chance)
       var sectionBytes = 0
-      if parseTrailers(memory.base, memory.count, limits: HeadLimits(), fields: &fields, sectionBytes: &sectionBytes)
-        == .complete
+      if parseTrailers(
+        memory.base, memory.count, limits: HeadLimits(), inResponse: Bool.random(using: &chance), fields: &fields,
+        sectionBytes: &sectionBytes) == .complete
       {
         let output = GuardedBytes(count: max(sectionBytes, 2))
         #expect(writeTrailers(fields, memory.base, into: output.base, capacity: output.count) != nil, origin)
@@ -36,7 +37,8 @@ private let pieces: [[UInt8]] = [
   "\r\n", "\r\n\r\n", "\r", "\n", "\0", " ", "\t", ":", ",", ";", "\"", "\\", "=", "%", "/", "*", "0", "f", "chunked",
   "Connection: ", "Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n", "Host: a\r\n", "HTTP/1.0", "HTTP/1.1",
   "http://", "@", "[", "]", "TE: trailers\r\n", "Upgrade: websocket\r\nConnection: upgrade\r\n", "close", "x-a",
-  "X-Request-Id: 7\r\n", "X-Forwarded-For: 1\r\n", "Expect: 100-continue\r\n", "5\r\nhello\r\n", "0\r\n",
+  " :", "_", "X_Forwarded-For: 1\r\n", "X-Request-Id: 7\r\n", "X-Forwarded-For: 1\r\n", "Expect: 100-continue\r\n",
+  "5\r\nhello\r\n", "0\r\n",
 ].map { Array($0.utf8) }
 
 private func checkRequest(
@@ -66,6 +68,14 @@ private func checkRequest(
     #expect(again.acceptsTrailers == head.acceptsTrailers, origin)
     #expect(again.keepAlive && !again.isHTTP10 && again.hasHost && again.authorityCount == 0, origin)
     #expect(again.requestIdCount > 0, origin)
+    let names = (0..<fields.count).map { fields[$0] }.map {
+      String(decoding: bytes(end.base + Int($0.nameStart), Int($0.nameCount)), as: UTF8.self).lowercased()
+    }
+    #expect(names.count { $0.replacing("_", with: "-") == "x-request-id" } == 1, origin)
+    if settings != "off" {
+      #expect(!names.contains { $0.contains("_") && $0.replacing("_", with: "-").hasPrefix("x-forwarded-") }, origin)
+      #expect(names.contains("x-forwarded-for") && names.contains("x-forwarded-proto"), origin)
+    }
     #expect(again.expectContinue == head.expectContinue, origin)
     #expect(again.hostCount > 0, origin)
   }
@@ -97,9 +107,13 @@ private func checkResponse(
   #expect(head.headBytes == written, origin)
   #expect(head.status == first.status, origin)
   #expect(head.framing == first.framing, origin)
-  #expect(!head.hasForbiddenLength, origin)
+  // What announces the length of content that does not come (HEAD, 304) goes on.
+  let announces = (requestWasHead && head.status >= 200 && head.status != 204) || head.status == 304
+  #expect(!head.hasForbiddenLength || (announces && first.hasForbiddenLength), origin)
   if head.framing == .length { #expect(head.contentLength == first.contentLength, origin) }
-  if !head.isInterim, !head.isSwitching, head.framing != .untilClose { #expect(head.keepAlive == !close, origin) }
+  if !head.isInterim, !head.isSwitching, !head.hasForbiddenLength, head.framing != .untilClose {
+    #expect(head.keepAlive == !close, origin)
+  }
 }
 
 /// One feed and a torn one agree about everything.
@@ -120,7 +134,20 @@ private func checkChunked(_ input: [UInt8], _ origin: Comment, _ chance: inout C
     verdict = second.verdict
   }
   #expect(consumed == once.consumed && payload == once.payload && verdict == once.verdict, origin)
+  // What goes on in canonical form has the same data for a strict reader; `feed` takes no more than the others do.
+  let copy = GuardedBytes(input)
   var decoder = ChunkedDecoder()
   let decoded = decoder.decode(memory.base, input.count)
-  #expect(decoded == once, origin)
+  var reframer = ChunkedDecoder()
+  let reframed = reframer.reframe(copy.base, input.count)
+  #expect(reframed.consumed == decoded.consumed && reframed.payload == decoded.payload, origin)
+  #expect(reframed.verdict == decoded.verdict, origin)
+  if case .malformed = once.verdict {} else { #expect(decoded == once, origin) }
+  if case .malformed = reframed.verdict { return }
+  var strict = ChunkedDecoder()
+  let kept = GuardedBytes(bytes(copy.base, reframed.kept))
+  let again = strict.decode(kept.base, reframed.kept)
+  #expect(again.consumed == reframed.kept && again.payload == reframed.payload, origin)
+  #expect(again.verdict == reframed.verdict || (again.verdict == .more && reframed.verdict == .trailers), origin)
+  #expect(bytes(kept.base, again.payload) == bytes(memory.base, decoded.payload), origin)
 }

@@ -103,10 +103,15 @@ private func parseRequest(_ text: [UInt8], limits: HeadLimits = HeadLimits()) ->
     }
   }
 
-  @Test func `every refusal has a status and a reason`() {
+  @Test func `every refusal has a status and a reason of its own`() {
+    var reasons: Set<String> = []
     for refusal in Refusal.allCases {
       #expect([400, 414, 431, 501, 502, 505].contains(refusal.status), "\(refusal)")
-      #expect("\(refusal.reason)".contains("RFC"), "\(refusal)")
+      let reason = "\(refusal.reason)"
+      #expect(reason.contains("RFC"), "\(refusal)")
+      #expect(!reason.contains { "\"\\".contains($0) }, "it goes into JSON as it is: \(refusal)")
+      #expect(reason.utf8.count < 120, "a local reply has room for it: \(refusal)")
+      #expect(reasons.insert(reason).inserted, "\(refusal)")
     }
   }
 
@@ -123,6 +128,31 @@ private func parseRequest(_ text: [UInt8], limits: HeadLimits = HeadLimits()) ->
         #expect((fed.verdict == .done) == isFine, "\(length), \(split)")
         if !isFine { #expect(fed.verdict == .malformed(.chunkLineTooLong)) }
       }
+    }
+  }
+
+  @Test func `extensions have an end`() {
+    // A size padded with blanks is no extension, however many chunks there are; 64 bytes behind one byte of data are.
+    for (line, decodes) in [
+      ("00001  ", true), ("1 ;abcdefghijk", true), ("1;" + String(repeating: "a", count: 64), false),
+    ] {
+      var decoder = ChunkedDecoder()
+      let piece = Array((line + "\r\nx\r\n").utf8)
+      var verdict = ChunkedDecoder.Verdict.more
+      for _ in 0..<20_000 {
+        let memory = GuardedBytes(piece)
+        verdict = decoder.reframe(memory.base, piece.count).verdict
+        guard verdict == .more else { break }
+      }
+      #expect(verdict == (decodes ? .more : .malformed(.chunkExtensionsTooLong)), "\(line)")
+    }
+    // A chunk that carries something may say something about it.
+    var decoder = ChunkedDecoder()
+    let data = String(repeating: "d", count: 0x100)
+    let piece = Array(("100;chunk-signature=" + String(repeating: "a", count: 64) + "\r\n\(data)\r\n").utf8)
+    for _ in 0..<20_000 {
+      let memory = GuardedBytes(piece)
+      #expect(decoder.feed(memory.base, piece.count).verdict == .more)
     }
   }
 

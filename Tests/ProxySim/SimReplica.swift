@@ -351,7 +351,7 @@ final class ReplicaConnection: Peer {
     if fault == 5 { head += "Content-Length: 1x\r\n" }
     if fault == 6 { head += "Content-Length: 1\r\nContent-Length: 2\r\n" }
     if fault == 7 { head += "X-Control: a\u{0}\r\n" }
-    if fault == 8 { head += "X-Space : a\r\n" }
+    if fault == 8 { head += "X Space: a\r\n" }
     if fault == 9 { head += "X-Long: " + String(repeating: "l", count: SimLimits.headBytes) + "\r\n" }
     if fault == 10 { head += "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n" }
     switch plan.framing {

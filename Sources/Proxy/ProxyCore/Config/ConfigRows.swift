@@ -215,8 +215,12 @@ extension ConfigRow {
 
     // MARK: Headers
     ConfigRow(
-      .headers, "forwarded", .choice(\.forwarded), "append",
-      "What happens to X-Forwarded-For, -Proto and -Host: the client's are extended, replaced, or passed as they are."),
+      .headers, "forwarded", .choice(\.forwarded), "replace",
+      """
+      What a client says about where a request comes from (X-Forwarded-..., X-Real-IP, Forwarded) is dropped and \
+      X-Forwarded-For, -Proto and -Host are set (replace), or is believed and extended, which is right behind a proxy \
+      of your own only (append), or passed as it is (off).
+      """),
     ConfigRow(
       .headers, "via",
       .text(

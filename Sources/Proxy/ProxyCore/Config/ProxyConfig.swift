@@ -84,7 +84,7 @@ package struct ProxyConfig: Equatable, Sendable {
   package var batchWaitNs: UInt64 = 0
 
   // Headers
-  package var forwarded = Forwarded.append
+  package var forwarded = Forwarded.replace
   /// Empty = no Via field.
   package var viaName = ""
   package var requestId = false

@@ -298,10 +298,8 @@ extension Worker where IO: ~Copyable {
       return
     }
     let dechunk = exchange.pointee.flags.contains(.dechunk)
-    let step =
-      dechunk
-      ? exchange.pointee.responseChunks.decode(base, count) : exchange.pointee.responseChunks.feed(base, count)
-    let forward = dechunk ? step.payload : step.consumed
+    let step = exchange.pointee.responseChunks.take(base, count, decodes: dechunk)
+    let forward = step.kept
     exchange.pointee.bytesOut &+= UInt64(forward)
     switch step.verdict {
     case .more:
@@ -354,7 +352,7 @@ extension Worker where IO: ~Copyable {
     let bytes = blocks.bytes(of: exchange.pointee.partial)
     let total = Int(exchange.pointee.partialCount)
     var section = 0
-    switch parseTrailers(bytes, total, limits: headLimits, fields: &fields, sectionBytes: &section) {
+    switch parseTrailers(bytes, total, limits: headLimits, inResponse: true, fields: &fields, sectionBytes: &section) {
     case .partial:
       return
     case .refused(let refusal):

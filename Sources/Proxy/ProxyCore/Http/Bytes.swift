@@ -210,7 +210,13 @@ func equalsIgnoringCase(
 /// text.
 @inline(__always)
 func nameEquals(_ bytes: UnsafePointer<UInt8>, _ count: Int, _ literal: StaticString) -> Bool {
-  let other = literal.utf8Start
+  nameEquals(bytes, count, literal.utf8Start)
+}
+
+/// The same with a text of at most 24 octets that is in lower case.
+@inline(__always)
+func nameEquals(_ bytes: UnsafePointer<UInt8>, _ count: Int, _ other: UnsafePointer<UInt8>) -> Bool {
+  if count < 4 { return equalsIgnoringCase(bytes, count, other, count) }
   if count < 8 {
     let fold: UInt32 = 0x2020_2020
     let head = UnsafeRawPointer(bytes).loadUnaligned(as: UInt32.self) | fold

@@ -1,6 +1,10 @@
-// The chunked transfer coding (RFC 9112 7.1), one octet after another, stoppable between any two of them. `feed` checks
-// the framing so that the bytes can be passed on as they are; `decode` also moves the data together, for clients that
-// do not know the coding. Chunk data is skipped in one step however much of it there is.
+// The chunked transfer coding (RFC 9112 7.1), one octet after another, stoppable between any two of them. Chunk data is
+// skipped in one step however much of it there is. Three ways through it:
+//   feed     what goes on as it came, so that it must be written as every reader reads it
+//   reframe  what goes on in canonical form: sizes without leading zeros, no blanks, no extensions; moved together in
+//            place where something was left out, which is nothing in a body that was written canonically
+//   decode   the data alone, moved together, for those who do not know the coding
+// `feed` refuses what the others leave out where readers are known to differ: blanks and sizes of many digits.
 //
 //                       ┌──────────────── BWS / ";" / "=" … chunk-ext ───────────────┐
 //   sizeStart → size ───┴→ lineFeed → data → dataCarriageReturn → dataLineFeed → sizeStart
@@ -20,7 +24,7 @@ package struct ChunkedDecoder: BitwiseCopyable {
 
   private enum State: UInt8, BitwiseCopyable {
     case sizeStart, size
-    /// Behind blanks that only ";" may follow.
+    /// Behind blanks that only ";" may follow, or the line's end where blanks do not go on.
     case extensionBlank
     /// Behind ";": blanks, then the name.
     case nameStart, name
@@ -33,15 +37,40 @@ package struct ChunkedDecoder: BitwiseCopyable {
     case lineFeed, lastLineFeed
     case data, dataCarriageReturn, dataLineFeed
     case afterLast, endLineFeed, finished
+
+    /// Between the size and the line's end.
+    @inline(__always)
+    var isExtension: Bool {
+      switch self {
+      case .extensionBlank, .nameStart, .name, .nameBlank, .valueStart, .valueToken, .valueQuoted, .valueEscaped,
+        .valueEnd:
+        true
+      case .sizeStart, .size, .lineFeed, .lastLineFeed, .data, .dataCarriageReturn, .dataLineFeed, .afterLast,
+        .endLineFeed, .finished:
+        false
+      }
+    }
+  }
+
+  private enum Way {
+    case verbatim, canonical, dataOnly
   }
 
   /// Bytes of one chunk line, extensions and CRLF included. Extensions are read by nobody; they are only a way to make
   /// us work (RFC 9112 7.1.1).
-  package static var lineBytesMax: UInt32 { @inline(__always) get { 4096 } }
+  package static var lineBytesMax: UInt16 { @inline(__always) get { 4096 } }
+  /// Bytes that the chunk lines of one message may have beyond what they earn: 16 for each chunk, two for each byte of
+  /// data. Sizes padded with blanks stay far below; extensions without an end do not (RFC 9112 7.1.1).
+  package static var surplusBytesMax: UInt16 { @inline(__always) get { 16_384 } }
+  /// Digits of a size that goes on as it was written.
+  package static var sizeDigitsMax: UInt16 { @inline(__always) get { 8 } }
+  /// Sizes are smaller: a reader that keeps them in 32 bits with a sign, as some do, must see the same one.
+  package static var sizeLimit: UInt64 { @inline(__always) get { 1 &<< 31 } }
 
   /// The size being read, or the data bytes of the chunk still to come.
   private var remaining: UInt64 = 0
-  private var lineBytes: UInt32 = 0
+  private var lineBytes: UInt16 = 0
+  private var surplusBytes: UInt16 = 0
   private var state = State.sizeStart
 
   @inline(__always) package init() {}
@@ -62,28 +91,51 @@ package struct ChunkedDecoder: BitwiseCopyable {
   package mutating func feed(
     _ bytes: UnsafePointer<UInt8>, _ count: Int
   ) -> (consumed: Int, payload: Int, verdict: Verdict) {
-    run(bytes, count, into: nil)
+    // Nothing is written on this way.
+    let step = run(UnsafeMutablePointer(mutating: bytes), count, .verbatim)
+    return (step.consumed, step.payload, step.verdict)
+  }
+
+  /// As `feed`, but what may be passed on is `bytes[..<kept]`: the same body in canonical form. (A size whose leading
+  /// zeros were torn from it keeps one of them: that one has gone on already.)
+  package mutating func reframe(
+    _ bytes: UnsafeMutablePointer<UInt8>, _ count: Int
+  ) -> (consumed: Int, kept: Int, payload: Int, verdict: Verdict) {
+    run(bytes, count, .canonical)
   }
 
   /// As `feed`, and moves the data bytes to the front: `bytes[..<payload]`.
   package mutating func decode(
     _ bytes: UnsafeMutablePointer<UInt8>, _ count: Int
   ) -> (consumed: Int, payload: Int, verdict: Verdict) {
-    run(bytes, count, into: bytes)
+    let step = run(bytes, count, .dataOnly)
+    return (step.consumed, step.payload, step.verdict)
+  }
+
+  /// `decode` or `reframe`; either way `bytes[..<kept]` goes on.
+  package mutating func take(
+    _ bytes: UnsafeMutablePointer<UInt8>, _ count: Int, decodes: Bool
+  ) -> (consumed: Int, kept: Int, payload: Int, verdict: Verdict) {
+    guard decodes else { return reframe(bytes, count) }
+    let step = decode(bytes, count)
+    return (step.consumed, step.payload, step.payload, step.verdict)
   }
 
   @inline(__always)
   private mutating func run(
-    _ bytes: UnsafePointer<UInt8>, _ count: Int, into target: UnsafeMutablePointer<UInt8>?
-  ) -> (consumed: Int, payload: Int, verdict: Verdict) {
+    _ bytes: UnsafeMutablePointer<UInt8>, _ count: Int, _ way: Way
+  ) -> (consumed: Int, kept: Int, payload: Int, verdict: Verdict) {
     var index = 0
+    // Where the next byte that is kept goes.
+    var kept = 0
     var payload = 0
     while index < count {
       if state == .data {
         let here = Int(truncatingIfNeeded: min(remaining, UInt64(truncatingIfNeeded: count &- index)))
-        if let target, index != payload {
-          UnsafeMutableRawPointer(target + payload).copyMemory(from: bytes + index, byteCount: here)
+        if way != .verbatim, index != kept {
+          UnsafeMutableRawPointer(bytes + kept).copyMemory(from: bytes + index, byteCount: here)
         }
+        kept &+= here
         payload &+= here
         index &+= here
         remaining &-= UInt64(truncatingIfNeeded: here)
@@ -91,17 +143,26 @@ package struct ChunkedDecoder: BitwiseCopyable {
         continue
       }
       let byte = bytes[index]
-      if state == .afterLast, byte != Ascii.carriageReturn { return (index, payload, .trailers) }
-      if let refusal = step(byte) { return (index, payload, .malformed(refusal)) }
+      if state == .afterLast, byte != Ascii.carriageReturn { return (index, kept, payload, .trailers) }
+      let followsZero = way == .canonical && state == .size && remaining == 0
+      if let refusal = step(byte, goesOn: way == .verbatim) { return (index, kept, payload, .malformed(refusal)) }
       index &+= 1
-      if state == .finished { return (index, payload, .done) }
+      if way == .canonical, !state.isExtension {
+        if followsZero, state == .size {
+          // A leading zero gives way to the digit behind it, unless it is in a piece that has gone.
+          if kept > 0 { kept &-= 1 } else if remaining == 0 { continue }
+        }
+        bytes[kept] = byte
+        kept &+= 1
+      }
+      if state == .finished { return (index, kept, payload, .done) }
     }
-    return (index, payload, state == .finished ? .done : .more)
+    return (index, kept, payload, state == .finished ? .done : .more)
   }
 
-  /// One octet of chunk syntax. Nil: it is as it should be.
+  /// One octet of chunk syntax. Nil: it is as it should be. `goesOn`: the next reader sees it too.
   @inline(__always)
-  private mutating func step(_ byte: UInt8) -> Refusal? {
+  private mutating func step(_ byte: UInt8, goesOn: Bool) -> Refusal? {
     switch state {
     case .sizeStart:
       let digit = hexValue(byte)
@@ -113,11 +174,12 @@ package struct ChunkedDecoder: BitwiseCopyable {
     case .size:
       let digit = hexValue(byte)
       if digit < 16 {
-        guard remaining < 1 &<< 59 else { return .chunkSizeTooLarge }
+        guard !goesOn || lineBytes < ChunkedDecoder.sizeDigitsMax else { return .chunkSizeTooLong }
+        guard remaining < ChunkedDecoder.sizeLimit &>> 4 else { return .chunkSizeTooLarge }
         remaining = remaining &<< 4 | UInt64(digit)
       } else {
         switch byte {
-        case Ascii.carriageReturn: endLine()
+        case Ascii.carriageReturn: return endLine()
         case Ascii.semicolon: state = .nameStart
         case Ascii.space, Ascii.tab: state = .extensionBlank
         case Ascii.lineFeed: return .chunkLineEndInvalid
@@ -127,6 +189,8 @@ package struct ChunkedDecoder: BitwiseCopyable {
     case .extensionBlank:
       if byte == Ascii.semicolon {
         state = .nameStart
+      } else if byte == Ascii.carriageReturn, !goesOn {
+        return endLine()
       } else if !isBlank(byte) {
         return .chunkExtensionInvalid
       }
@@ -142,13 +206,14 @@ package struct ChunkedDecoder: BitwiseCopyable {
         case Ascii.equals: state = .valueStart
         case Ascii.semicolon: state = .nameStart
         case Ascii.space, Ascii.tab: state = .nameBlank
-        case Ascii.carriageReturn: endLine()
+        case Ascii.carriageReturn: return endLine()
         case Ascii.lineFeed: return .chunkLineEndInvalid
         default: return .chunkExtensionInvalid
         }
       }
     case .nameBlank:
       switch byte {
+      case Ascii.carriageReturn where !goesOn: return endLine()
       case Ascii.equals: state = .valueStart
       case Ascii.semicolon: state = .nameStart
       case Ascii.space, Ascii.tab: break
@@ -214,7 +279,7 @@ package struct ChunkedDecoder: BitwiseCopyable {
     switch byte {
     case Ascii.semicolon: state = .nameStart
     case Ascii.space, Ascii.tab: state = .extensionBlank
-    case Ascii.carriageReturn: endLine()
+    case Ascii.carriageReturn: return endLine()
     case Ascii.lineFeed: return .chunkLineEndInvalid
     default: return .chunkExtensionInvalid
     }
@@ -222,8 +287,15 @@ package struct ChunkedDecoder: BitwiseCopyable {
     return lineBytes < ChunkedDecoder.lineBytesMax ? nil : .chunkLineTooLong
   }
 
+  /// The CR of a chunk line.
   @inline(__always)
-  private mutating func endLine() {
+  private mutating func endLine() -> Refusal? {
     state = remaining == 0 ? .lastLineFeed : .lineFeed
+    // The LF is still to come.
+    guard lineBytes < ChunkedDecoder.lineBytesMax &- 1 else { return .chunkLineTooLong }
+    let bytes = UInt64(surplusBytes) &+ UInt64(lineBytes)
+    let earned = 16 &+ 2 &* remaining
+    surplusBytes = bytes > earned ? UInt16(truncatingIfNeeded: bytes &- earned) : 0
+    return surplusBytes <= ChunkedDecoder.surplusBytesMax ? nil : .chunkExtensionsTooLong
   }
 }

@@ -71,8 +71,8 @@ struct FramingFields: BitwiseCopyable {
   /// Takes in a Content-Length field. Nil: fine so far.
   @inline(__always)
   mutating func addLength(_ bytes: UnsafePointer<UInt8>, _ field: Field) -> Refusal? {
-    guard !hasLength else { return .lengthRepeated }
     guard let value = parseDecimal(bytes + field.value, field.valueLength) else { return .lengthInvalid }
+    guard !hasLength else { return value == length ? .lengthRepeated : .lengthsDiffer }
     hasLength = true
     length = value
     return nil

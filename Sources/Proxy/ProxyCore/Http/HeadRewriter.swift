@@ -4,10 +4,12 @@
 // from the same bytes.
 
 package enum ForwardedMode: UInt8, BitwiseCopyable {
-  /// The client's address joins X-Forwarded-For; X-Forwarded-Proto and -Host only where absent.
+  /// The client is a proxy that is trusted: our view of its address joins X-Forwarded-For, and X-Forwarded-Proto and
+  /// -Host are put where it does not say them.
   case append
-  /// What the client says about forwarding (also in Forwarded, RFC 7239) is dropped, and ours put.
+  /// What the client says about forwarding (X-Forwarded-…, X-Real-IP, Forwarded) is dropped, and ours put.
   case replace
+  /// Nothing is added, and what the client says goes on.
   case off
 }
 
@@ -111,38 +113,43 @@ package func writeRequestHead(
   while index < fields.count {
     let field = fields[index]
     let kind = field.kind
-    if kind == .other, !field.isNominated {
+    if field.isPlain {
       index &+= 1
       continue
     }
     let next = fields.lineEnd(index, head.fieldsEnd)
     var keeps = !field.isNominated
     if keeps {
-      switch kind {
-      case .other, .trailer, .via: break
-      case .connection, .keepAlive, .proxyConnection, .proxyAuthorization, .te, .upgrade: keeps = false
-      case .host: keeps = head.authorityCount == 0
-      case .contentLength, .transferEncoding: keeps = isPlainFraming(bytes, field)
-      case .expect:
-        if head.isHTTP10 {
-          keeps = false
-        } else if !hasContent {
-          keeps = !equalsIgnoringCase(bytes + field.value, field.valueLength, "100-continue")
-        }
-      case .maxForwards: keeps = head.method != .options && head.method != .trace
-      case .forwarded, .xForwardedProto, .xForwardedHost: keeps = context.forwarded != .replace
-      case .xForwardedFor:
-        switch context.forwarded {
-        case .append: keeps = index != head.lastForwardedFor
-        case .replace: keeps = false
-        case .off: break
-        }
-      case .xRequestId:
-        // A line without a value would stand in the way of ours.
-        keeps = head.requestIdCount > 0
-        if field.value == head.requestIdStart, keeps {
-          result.requestIdStart = output.count &+ field.value &- run
-          result.requestIdCount = field.valueLength
+      switch kind.rule.request {
+      case .passes: break
+      case .stops: keeps = false
+      case .claim: keeps = context.forwarded != .replace
+      case .stopsWhereForwarding: keeps = context.forwarded == .off
+      case .judged:
+        switch kind {
+        case .host: keeps = head.authorityCount == 0
+        case .contentLength, .transferEncoding: keeps = isPlainFraming(bytes, field)
+        case .expect:
+          if head.isHTTP10 {
+            keeps = false
+          } else if !hasContent {
+            keeps = !equalsIgnoringCase(bytes + field.value, field.valueLength, "100-continue")
+          }
+        case .maxForwards: keeps = head.method != .options && head.method != .trace
+        case .xForwardedFor:
+          switch context.forwarded {
+          case .append: keeps = index != head.lastForwardedFor
+          case .replace: keeps = false
+          case .off: break
+          }
+        case .xRequestId:
+          // One line, whose value the log shows; one without a value would stand in the way of ours.
+          keeps = field.value == head.requestIdStart && head.requestIdCount > 0
+          if keeps {
+            result.requestIdStart = output.count &+ field.value &- run
+            result.requestIdCount = field.valueLength
+          }
+        default: preconditionFailure("a field's rule has a judge that is missing")
         }
       }
     }
@@ -181,9 +188,7 @@ package func writeRequestHead(
         output.put(context.clientAddress, context.clientAddressCount)
         output.putLineEnd()
       }
-    case .other, .connection, .keepAlive, .proxyConnection, .proxyAuthorization, .te, .trailer, .upgrade, .expect,
-      .forwarded, .xForwardedProto, .xForwardedHost, .via, .xRequestId:
-      break
+    default: break
     }
   }
   output.put(bytes + run, head.fieldsEnd &- run)
@@ -241,42 +246,53 @@ package func writeResponseHead(
   while index < fields.count {
     let field = fields[index]
     let kind = field.kind
-    if kind == .other, !field.isNominated {
+    if field.isPlain {
       index &+= 1
       continue
     }
     let next = fields.lineEnd(index, head.fieldsEnd)
     index &+= 1
     var keeps = !field.isNominated
-    var rewrites = false
+    var rewrites = field.isSpaced
     if keeps {
-      switch kind {
-      case .connection, .keepAlive, .proxyConnection, .te: keeps = false
-      case .upgrade:
-        keeps = keepsUpgrade
-        hasUpgrade = keepsUpgrade
-      case .contentLength:
-        rewrites = !bodiless
-        keeps = rewrites && isPlainFraming(bytes, field)
-      case .transferEncoding:
-        rewrites = head.framing == .chunked && !dropsChunked
-        keeps = rewrites && isPlainFraming(bytes, field)
-      case .trailer: keeps = !dropsChunked
-      case .other, .host, .proxyAuthorization, .expect, .maxForwards, .forwarded, .xForwardedFor, .xForwardedProto,
-        .xForwardedHost, .via, .xRequestId:
-        break
+      switch kind.rule.response {
+      case .passes, .claim, .stopsWhereForwarding: keeps = !field.isSpaced
+      case .stops: (keeps, rewrites) = (false, false)
+      case .judged:
+        switch kind {
+        case .upgrade:
+          hasUpgrade = keepsUpgrade
+          keeps = keepsUpgrade && !field.isSpaced
+          rewrites = keepsUpgrade
+        case .contentLength:
+          rewrites = !bodiless
+          keeps = rewrites && isPlainFraming(bytes, field)
+        case .transferEncoding:
+          rewrites = head.framing == .chunked && !dropsChunked
+          keeps = rewrites && isPlainFraming(bytes, field)
+        case .trailer:
+          keeps = !dropsChunked && !field.isSpaced
+          rewrites = !dropsChunked
+        default: preconditionFailure("a field's rule has a judge that is missing")
+        }
       }
     }
     if keeps { continue }
     output.put(bytes + run, field.name &- run)
     run = next
-    guard rewrites else { continue }
-    if kind == .contentLength {
+    guard rewrites, !field.isNominated else { continue }
+    switch kind {
+    case .contentLength:
       putName(&output, bytes, field)
       output.putDecimal(head.contentLength)
       output.putLineEnd()
-    } else {
+    case .transferEncoding:
       output.put("Transfer-Encoding: chunked\r\n")
+    default:
+      // Not a byte longer: a blank goes from before the colon.
+      putName(&output, bytes, field)
+      output.put(bytes + field.value, field.valueLength)
+      output.putLineEnd()
     }
   }
   output.put(bytes + run, head.fieldsEnd &- run)

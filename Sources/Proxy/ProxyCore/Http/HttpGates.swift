@@ -32,8 +32,9 @@
     _ out: UnsafeMutablePointer<UInt8>
   ) -> Int {
     var decoder = ChunkedDecoder()
+    let kept = decoder.reframe(bytes, count).kept
     let fed = decoder.feed(bytes, count)
-    guard case .trailers = fed.verdict else { return decoder.decode(bytes, count).payload }
+    guard case .trailers = fed.verdict else { return decoder.decode(bytes, count).payload &+ kept }
     var sectionBytes = 0
     let verdict = parseTrailers(bytes, count, limits: HeadLimits(), fields: &fields, sectionBytes: &sectionBytes)
     guard case .complete = verdict else { return 0 }

@@ -40,7 +40,7 @@ package struct RequestHead: BitwiseCopyable {
   /// The value of the Host field; 0 bytes when `hasHost` is false.
   package var hostStart = 0
   package var hostCount = 0
-  /// The value of the first X-Request-Id that has one; 0 bytes: none.
+  /// The value of the first X-Request-Id that has one, the only one that goes on; 0 bytes: none.
   package var requestIdStart = 0
   package var requestIdCount = 0
   /// 0 unless `framing` is `.length`.
@@ -101,7 +101,7 @@ package func parseRequestHead(
   var connection = ConnectionOptions()
   var expectsContinue = false
   reading: while true {
-    switch nextField(bytes, end, at: &at, limit: limits.fields, fields: &fields) {
+    switch nextField(bytes, end, at: &at, limit: limits.fields, inResponse: false, fields: &fields) {
     case .partial: return count >= limits.headBytes ? .refused(.headTooLarge) : .partial
     case .refused(let refusal): return .refused(refusal)
     case .end:
@@ -142,9 +142,7 @@ package func parseRequestHead(
           head.requestIdStart = field.value
           head.requestIdCount = field.valueLength
         }
-      case .other, .keepAlive, .proxyConnection, .proxyAuthorization, .trailer, .upgrade, .forwarded, .xForwardedProto,
-        .xForwardedHost, .via:
-        break
+      default: break
       }
     }
   }

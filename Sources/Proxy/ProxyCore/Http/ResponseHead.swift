@@ -1,6 +1,7 @@
 // Response heads: status line and fields, read in place from the replica's bytes; as strict as requests, because what
-// two readers take for different messages here ends up as someone else's answer. Called by Upstream each time bytes
-// arrive, always from the start of the head. Whatever is refused becomes a 502.
+// two readers take for different messages here ends up as someone else's answer. (Only blanks before a colon are taken,
+// and left out of what goes on, as RFC 9112 5.1 asks.) Called by Upstream each time bytes arrive, always from the start
+// of the head. Whatever is refused becomes a 502.
 
 /// One response head. Offsets and counts are bytes from the start of what was parsed.
 package struct ResponseHead: BitwiseCopyable {
@@ -26,7 +27,8 @@ package struct ResponseHead: BitwiseCopyable {
   package var isInterim = false
   /// 101: the connection is a tunnel from the end of this head on.
   package var isSwitching = false
-  /// Content announced where there is none (1xx, 204): it may come all the same, so the connection must not be reused.
+  /// Content announced where there is none (1xx, 204, 304, the answer to HEAD): some servers send it all the same, and
+  /// the next request's answer would begin with it, so the connection must not be reused.
   package var hasForbiddenLength = false
   package var kinds = FieldKinds()
 
@@ -53,7 +55,7 @@ package func parseResponseHead(
   var framing = FramingFields()
   var connection = ConnectionOptions()
   reading: while true {
-    switch nextField(bytes, end, at: &at, limit: limits.fields, fields: &fields) {
+    switch nextField(bytes, end, at: &at, limit: limits.fields, inResponse: true, fields: &fields) {
     case .partial: return count >= limits.headBytes ? .refused(.headTooLarge) : .partial
     case .refused(let refusal): return .refused(refusal)
     case .end:
@@ -73,9 +75,7 @@ package func parseResponseHead(
           return .refused(.connectionOptionsTooMany)
         }
       case .keepAlive: head.keepAliveSeconds = keepAliveTimeout(bytes, field)
-      case .other, .host, .proxyConnection, .proxyAuthorization, .te, .trailer, .upgrade, .expect, .maxForwards,
-        .forwarded, .xForwardedFor, .xForwardedProto, .xForwardedHost, .via, .xRequestId:
-        break
+      default: break
       }
     }
   }
@@ -94,12 +94,11 @@ package func parseResponseHead(
   case 100...199:
     head.isInterim = true
     head.hasForbiddenLength = announcesContent
-  case 204:
+  case 204, 304:
     head.hasForbiddenLength = announcesContent
-  case 304: break
   default:
     if requestWasHead {
-      break
+      head.hasForbiddenLength = announcesContent
     } else if framing.hasLength {
       head.framing = .length
     } else {
@@ -123,11 +122,13 @@ private func parseStatusLine(
   var index = 0
   while index < 7 {
     guard index < end else { return .partial }
-    guard bytes[index] == prefix[index] else { return .refused(.statusLineInvalid) }
+    guard bytes[index] == prefix[index] else {
+      return .refused(index < 5 ? .notHTTP : .responseVersionUnsupported)
+    }
     index &+= 1
   }
   guard end > 7 else { return .partial }
-  guard bytes[7] | 1 == 0x31 else { return .refused(.statusLineInvalid) }
+  guard bytes[7] | 1 == 0x31 else { return .refused(.responseVersionUnsupported) }
   head.isHTTP10 = bytes[7] == 0x30
   guard end > 8 else { return .partial }
   guard bytes[8] == Ascii.space else { return .refused(.statusLineInvalid) }

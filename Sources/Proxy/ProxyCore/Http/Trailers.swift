@@ -3,16 +3,17 @@
 // behind a body (RFC 9110 6.5.1).
 
 /// Reads the section at the start of `bytes[..<count]`, up to and with the blank line. `sectionBytes`: its length.
-/// `limits`: `headBytes` bounds the section, `fields` its lines.
+/// `limits`: `headBytes` bounds the section, `fields` its lines. `inResponse`: as for `nextField`.
 package func parseTrailers(
-  _ bytes: UnsafePointer<UInt8>, _ count: Int, limits: HeadLimits, fields: inout FieldTable, sectionBytes: inout Int
+  _ bytes: UnsafePointer<UInt8>, _ count: Int, limits: HeadLimits, inResponse: Bool = false,
+  fields: inout FieldTable, sectionBytes: inout Int
 ) -> HeadVerdict {
   let end = min(count, limits.headBytes)
   fields.count = 0
   sectionBytes = 0
   var at = 0
   while true {
-    switch nextField(bytes, end, at: &at, limit: limits.fields, fields: &fields) {
+    switch nextField(bytes, end, at: &at, limit: limits.fields, inResponse: inResponse, fields: &fields) {
     case .partial: return count >= limits.headBytes ? .refused(.headTooLarge) : .partial
     case .refused(let refusal): return .refused(refusal)
     case .field: continue
@@ -48,19 +49,12 @@ package func writeTrailers(
 /// response or says how to read the content (RFC 9110 6.5.1), and what is for one hop (7.6.1). A recipient may merge
 /// trailers into the head, and they come after everyone has made their checks.
 func isTrailerAllowed(_ bytes: UnsafePointer<UInt8>, _ field: Field) -> Bool {
-  switch field.kind {
-  case .host, .contentLength, .transferEncoding, .connection, .keepAlive, .proxyConnection, .proxyAuthorization, .te,
-    .trailer, .upgrade, .expect, .maxForwards, .forwarded, .xForwardedFor, .xForwardedProto, .xForwardedHost, .via,
-    .xRequestId:
-    return false
-  case .other: break
-  }
+  guard field.kind == .other else { return false }
   let name = bytes + field.name
   let count = field.nameLength
   // "-encoding", "-type", "-range" and the rest of the content's description; preconditions.
   if count >= 8, equalsIgnoringCase(name, 8, "content-") { return equalsIgnoringCase(name, count, "content-digest") }
   if count >= 3, equalsIgnoringCase(name, 3, "if-") { return false }
-  if count >= 11, equalsIgnoringCase(name, 11, "x-forwarded") { return false }
   switch count {
   case 3: return !equalsIgnoringCase(name, count, "age")
   case 4: return !equalsIgnoringCase(name, count, "date") && !equalsIgnoringCase(name, count, "vary")
@@ -70,7 +64,6 @@ func isTrailerAllowed(_ bytes: UnsafePointer<UInt8>, _ field: Field) -> Bool {
       && !equalsIgnoringCase(name, count, "status")
   case 7: return !equalsIgnoringCase(name, count, "expires") && !equalsIgnoringCase(name, count, "warning")
   case 8: return !equalsIgnoringCase(name, count, "location")
-  case 9: return !equalsIgnoringCase(name, count, "x-real-ip")
   case 10: return !equalsIgnoringCase(name, count, "set-cookie")
   case 11: return !equalsIgnoringCase(name, count, "retry-after")
   case 13: return !equalsIgnoringCase(name, count, "authorization") && !equalsIgnoringCase(name, count, "cache-control")

@@ -311,8 +311,8 @@ struct LogLines {
     record.isTargetCut && (showsQuery || !record.target.contains(UInt8(ascii: "?")))
   }
 
-  /// UTF-8 passes; controls, and bytes that are not UTF-8, are written as \u00HH (JSON) or \xHH. `bare`: not between
-  /// quotes, so nothing becomes `-`.
+  /// UTF-8 passes; controls, and bytes that are not UTF-8, are written as \u00HH (JSON) or \xHH, and what ends a line
+  /// or turns it around in UTF-8 as \uHHHH. `bare`: not between quotes, so nothing becomes `-`.
   private func escape(
     _ text: UnsafeRawBufferPointer, asJson: Bool, to out: inout [UInt8], bare: Bool = false
   ) {
@@ -335,15 +335,20 @@ struct LogLines {
         if !bare { out.append(byte) } else { out.put("\\x20") }
         at += 1
       default:
-        let length = byte < 0x80 ? 0 : scalarLength(text[at...])
-        if length == 0 {
+        let scalar = byte < 0x80 ? nil : printableScalar(text[at...])
+        if let scalar, isLayoutControl(scalar) {
+          out.put("\\u")
+          out.put(hex: UInt8(scalar.value >> 8))
+          out.put(hex: UInt8(truncatingIfNeeded: scalar.value))
+          at += UTF8.width(scalar)
+        } else if let scalar {
+          out.append(contentsOf: text[at..<at + UTF8.width(scalar)])
+          at += UTF8.width(scalar)
+        } else {
           // Also the bytes of a sequence that was cut off at the end of its room.
           if asJson { out.put(byte < 0x80 ? "\\u00" : "\\\\x") } else { out.put("\\x") }
           out.put(hex: byte)
           at += 1
-        } else {
-          out.append(contentsOf: text[at..<at + length])
-          at += length
         }
       }
     }
@@ -355,13 +360,22 @@ struct LogLines {
     byte > 0x20 && byte < 0x7F && byte != UInt8(ascii: "\"") && byte != UInt8(ascii: "\\")
   }
 
-  /// Bytes of the valid, printable UTF-8 sequence that `text` begins with, or 0. U+0080...U+009F are controls, which
-  /// terminals obey.
-  private func scalarLength(_ text: some Collection<UInt8>) -> Int {
+  /// The character whose valid UTF-8 sequence `text` begins with. U+0080...U+009F are controls, which terminals obey:
+  /// nil, as for what is not UTF-8.
+  private func printableScalar(_ text: some Collection<UInt8>) -> Unicode.Scalar? {
     var decoder = UTF8()
     var bytes = text.prefix(4).makeIterator()
-    guard case .scalarValue(let scalar) = decoder.decode(&bytes), scalar.value >= 0xA0 else { return 0 }
-    return UTF8.width(scalar)
+    guard case .scalarValue(let scalar) = decoder.decode(&bytes), scalar.value >= 0xA0 else { return nil }
+    return scalar
+  }
+
+  /// What makes two lines of one for some readers (U+2028, U+2029), or has a terminal show the rest of the line in
+  /// another order (the Bidi_Control characters).
+  private func isLayoutControl(_ scalar: Unicode.Scalar) -> Bool {
+    switch scalar.value {
+    case 0x061C, 0x200E...0x200F, 0x2028...0x202E, 0x2066...0x2069: true
+    default: false
+    }
   }
 }
 
