@@ -57,6 +57,7 @@ private struct Simulation: ~Copyable {
   /// When a quarter of the buffers was last free.
   private var shortSince: (time: UInt64, turn: Int) = (0, 0)
   private var draining = false
+  private var deadlines: DeadlineOracle
 
   init(seed: UInt64, profile: Profile, verbose: Bool) {
     self.profile = profile
@@ -73,6 +74,8 @@ private struct Simulation: ~Copyable {
     config = Simulation.drawConfig(profile, world.bufferBytes, &chance)
     let plan = MemoryPlan(config: config, buffers: world.bufferCount, bufferBytes: world.bufferBytes)
     world.completionRoom = plan.completions
+    world.tunnelNs = config.tunnelTimeoutNs
+    deadlines = DeadlineOracle(config, profile)
     worker = Worker(io: SimIO(world), config: config, board: board, counters: counters, control: control, log: nil)
     worker.listen(on: World.listener)
     for place in 0..<chance.within(profile.replicas.lowerBound, profile.replicas.upperBound) { admit(place) }
@@ -246,6 +249,7 @@ private struct Simulation: ~Copyable {
     for client in clients where client.link.fd >= 0 && !client.link.proxyClosed && client.link.goneTurn < 0 {
       live += 1
       checkHeld(client.link)
+      checkHoard(client.link)
       checkDead(client.link)
     }
     // Buffers are not for storing bytes: while they are short, none stays out for long.
@@ -258,6 +262,42 @@ private struct Simulation: ~Copyable {
     }
     if exchanges > live { world.fail("\(exchanges) exchanges are open for \(live) clients that are still there") }
     for link in world.toldGone { checkGone(link) }
+    deadlines.check(world)
+    checkBlame()
+  }
+
+  /// A client that takes nothing: what the proxy has taken for it since is a window at most, however many requests
+  /// that answers.
+  private func checkHoard(_ link: Link) {
+    guard profile.boundsHoards, !link.stopped else { return }
+    let most = Int(config.streamWindow) * 3 / 2 + 4 * world.bufferBytes + 32_768
+    if link.takenSinceAccepted > most {
+      world.fail(
+        "\(link.takenSinceAccepted) bytes were taken for link \(link.id), which takes none, a window is "
+          + "\(config.streamWindow)")
+    }
+  }
+
+  /// What the proxy itself was short of is never counted as a replica's failure nor held against it.
+  private func checkBlame() {
+    guard profile.blamesNobody else { return }
+    for place in 0..<board.count {
+      let counts = counters.replicas[place]
+      let failed =
+        counts.failConnect + counts.failSend + counts.failHead + counts.failMalformed + counts.failBody
+        + counts.timeouts
+      if failed != 0 {
+        world.fail(
+          "replica index \(place) is counted as failed (connect \(counts.failConnect), send \(counts.failSend), "
+            + "head \(counts.failHead), malformed \(counts.failMalformed), body \(counts.failBody)), but has not")
+      }
+      let health = UnsafePointer(board.health) + place
+      if health.pointee.consecutiveFailures.load(ordering: .relaxed) != 0
+        || health.pointee.ejections.load(ordering: .relaxed) != 0
+      {
+        world.fail("something is held against replica index \(place), which has done nothing wrong")
+      }
+    }
   }
 
   /// Back-pressure: what the proxy has taken for, or from, one client and not yet passed on.

@@ -84,6 +84,13 @@ package final class World {
   var requests: [RequestRecord] = []
   /// Client links that were told of an end in this turn.
   var toldGone: [Link] = []
+  var effort = Effort()
+  /// The longest silence in a tunnel.
+  var tunnelNs: UInt64 = 0
+  /// Time for which the worker was stopped, all in all.
+  var pausedNs: UInt64 = 0
+  /// Completions that were there when a wait was interrupted.
+  private var heldBack: [(op: Int, completion: Completion)] = []
 
   package init(seed: UInt64, profile: Profile) {
     self.profile = profile
@@ -117,7 +124,9 @@ package final class World {
   func submitAndWait(until deadline: UInt64) {
     precondition(pulled == posted.count, "the engine waits with completions untaken")
     turn += 1
-    posted.removeAll(keepingCapacity: true)
+    effort.endTurn(self)
+    swap(&posted, &heldBack)
+    heldBack.removeAll(keepingCapacity: true)
     pulled = 0
     isIdle = false
     now += 200 + UInt64(chance.below(1_500))
@@ -161,6 +170,20 @@ package final class World {
       }
     }
     if profile.shuffles { shuffle() }
+    if chance.hit(profile.pauses) { interrupt() }
+  }
+
+  /// The process was stopped while it waited, and its wait ends without completions (EINTR): the time is much later,
+  /// and what has come meanwhile is there to be taken by the next wait.
+  private func interrupt() {
+    let paused = chance.delay(profile.pauseNs)
+    now += paused
+    pausedNs += paused
+    log("stopped and continued: ms", Int(paused / Nanoseconds.millisecond))
+    runDue()
+    swap(&posted, &heldBack)
+    isIdle = false
+    effort.interrupted()
   }
 
   private func runDue() {
@@ -191,6 +214,7 @@ package final class World {
     case .arriveAtPeer: arriveAtPeer(links[event.a], event.b)
     case .resetToProxy: resetToProxy(links[event.a])
     case .resetToPeer: resetToPeer(links[event.a])
+    case .probesFail: resetToProxy(links[event.a], error: 110)
     case .receiveStep:
       links[event.a].receiveStep = false
       tryReceive(links[event.a])
@@ -241,6 +265,7 @@ package final class World {
     if token.operation != kind { fail("\(kind) was queued with a token that says \(token.operation)") }
     link?.operations += 1
     submissions.append(index)
+    effort.queued(kind)
     return index
   }
 
@@ -320,12 +345,16 @@ package final class World {
     let op = queue(.connect, token, link: link)
     ops[op].addressWord = address.pointee.storage.0
     link.connectOp = op
+    link.beganAt = now
   }
 
   func shutdown(_ fd: Int32, _ how: ShutdownHow, token: Token) {
     guard let link = openLink(fd, "shutdown") else { return }
     log(how == .both ? "shutdown both: link" : "shutdown write: link", link.id)
-    if how == .write { link.ending = true }
+    if how == .write && !link.ending {
+      link.ending = true
+      link.endingAt = now
+    }
     let op = queue(.shutdown, token, link: link)
     ops[op].how = how
     if how == .both { markStopped(link) }
@@ -356,7 +385,9 @@ package final class World {
   private func markStopped(_ link: Link) {
     guard !link.stopped else { return }
     link.stopped = true
+    link.stoppedAt = now
     if link.side == .replica { openUpstreams -= 1 }
+    tellStopped(link)
   }
 
   func openSocket() -> Int32 {
@@ -445,6 +476,7 @@ package final class World {
   /// A completion is handed to the engine: the operation's memory is the engine's again.
   private func deliver(_ op: Int, _ completion: Completion) {
     let link = ops[op].link >= 0 ? links[ops[op].link] : nil
+    effort.told(ops[op].kind, completion)
     switch ops[op].kind {
     case .receive:
       log("received: link, result, more", link!.id, Int(completion.result), completion.more ? 1 : 0)
@@ -481,6 +513,10 @@ package final class World {
 
   /// The last such client resets its connection.
   package func hangUp() { peerAbort(links[links.count - 1]) }
+  /// It sends its FIN and stays.
+  package func endHalf() { peerFinish(links[links.count - 1]) }
+  /// It is gone without a word.
+  package func vanish() { peerVanish(links[links.count - 1]) }
 
   /// A client's connection has reached the listener.
   func arrive(_ link: Link) {
@@ -502,6 +538,7 @@ package final class World {
       }
       let link = backlog.removeFirst()
       giveFd(link)
+      link.beganAt = now
       log("accept: link, fd", link.id, Int(link.fd))
       let more = !chance.hit(profile.endEarly)
       post(acceptOp, link.fd, more: more)
@@ -540,6 +577,15 @@ package final class World {
     link.toPeer.latency = chance.delay(profile.latencyNs)
     var wait = 2 * link.toPeer.latency
     if chance.hit(profile.slowConnects) { wait += chance.delay(20 * Nanoseconds.second) }
+    if chance.hit(profile.localConnectErrors) {
+      // EADDRNOTAVAIL: no port of ours is left. The replica has no part in it.
+      ops[op].addressWord = 0
+      schedule(.finish, op, ops[op].serial, after: 1)
+      ops[op].ended = true
+      ops[op].result = -99
+      link.connectOp = -1
+      return
+    }
     schedule(.connectEnds, op, ops[op].serial, after: wait)
   }
 
@@ -552,6 +598,7 @@ package final class World {
       return
     }
     link.connected = true
+    link.connectOp = -1
     link.replicaIndex = replica.index
     replica.accept(link, self)
     finish(op, 0)
@@ -609,17 +656,41 @@ package final class World {
   func tryWatch(_ link: Link) {
     guard link.watchOp >= 0 else { return }
     let op = link.watchOp
+    if profile.watch == .many {
+      tellMany(link, op)
+      return
+    }
     var found: Int32 = 0
     if link.proxyError != 0 { found |= PeerEnd.broken }
     if link.proxyDead || (link.proxyShutWrite && (link.toProxy.finArrived || link.proxyShutRead)) {
       found |= PeerEnd.both
     }
-    if ops[op].watchesFin && (link.proxyDead || link.toProxy.finArrived || link.proxyShutRead) {
+    let seesFin = ops[op].watchesFin || profile.watch == .once
+    if seesFin && (link.proxyDead || link.toProxy.finArrived || link.proxyShutRead) {
       found |= PeerEnd.fin
     }
     guard found != 0 else { return }
     link.watchOp = -1
     finish(op, found)
+  }
+
+  /// poll(2) of many shots: each change of the state is told, with all that is so then; it ends when it is cancelled.
+  private func tellMany(_ link: Link, _ op: Int) {
+    var found: Int32 = 0
+    if link.proxyError != 0 { found |= PeerEnd.broken }
+    if link.proxyDead || (link.proxyShutWrite && (link.toProxy.finArrived || link.proxyShutRead)) {
+      found |= PeerEnd.both
+    }
+    if link.proxyDead || link.toProxy.finArrived || link.proxyShutRead { found |= PeerEnd.fin }
+    guard found & ~link.watchTold != 0 else { return }
+    link.watchTold |= found
+    // The kernel ends it early where the completion queue was full.
+    let more = !chance.hit(profile.endEarly * 0.2)
+    if !more {
+      link.watchOp = -1
+      link.watchTold = 0
+    }
+    post(op, found, more: more)
   }
 
   // MARK: sending
@@ -646,6 +717,7 @@ package final class World {
       copy(op, count, to: link)
       ops[op].moved += count
       link.acceptedFromProxy += count
+      link.lastAccepted = now
       tellAccepted(link, count)
       scheduleArrival(link, toProxy: false)
       if ops[op].moved == ops[op].total {
@@ -698,7 +770,7 @@ package final class World {
   }
 
   private func arriveAtProxy(_ link: Link, _ mark: Int) {
-    guard !link.toProxy.dead else { return }
+    guard !link.toProxy.dead, !link.vanished else { return }
     if link.proxyClosed {
       if mark > link.toProxy.arrived {
         link.toProxy.dead = true
@@ -716,7 +788,7 @@ package final class World {
   }
 
   private func arriveAtPeer(_ link: Link, _ mark: Int) {
-    guard !link.toPeer.dead else { return }
+    guard !link.toPeer.dead, !link.vanished else { return }
     if link.peerClosed {
       if mark > link.toPeer.arrived {
         link.toPeer.dead = true
@@ -739,10 +811,10 @@ package final class World {
     }
   }
 
-  func resetToProxy(_ link: Link) {
+  func resetToProxy(_ link: Link, error: Int32 = 104) {
     guard !link.proxyClosed, !link.proxyDead else { return }
-    log("reset reaches proxy: link", link.id)
-    link.proxyError = 104
+    log("break reaches proxy: link, error", link.id, Int(error))
+    link.proxyError = error
     link.proxyDead = true
     link.deadSince = (now, turn)
     link.toPeer.dead = true
@@ -835,6 +907,7 @@ package final class World {
     case .send: endSend(link!, -125)
     case .watch:
       link!.watchOp = -1
+      link!.watchTold = 0
       post(op, -125)
     case .connect:
       if chance.hit(profile.cancelRaces) { connectEnds(op) } else { finish(op, -125) }

@@ -21,6 +21,7 @@ func usage() -> Never {
     sky-sim [--seeds N] [--start S] [--profile NAME] [--all]   run N seeds from S, over all profiles or one
     sky-sim --seed S --profile NAME [--quiet]                  run one, printing every event
     profiles: \(Profile.all.map(\.name).joined(separator: " "))
+    by name only: \(Profile.wanted.map(\.name).joined(separator: " "))
     """)
   exit(2)
 }
