@@ -40,6 +40,7 @@ packages:
 	  echo "installing$$missing"; $$sudo apt-get update -qq && $$sudo apt-get install -y -qq $$missing; fi
 
 include Benchmarks/bench.mk
+include Tests/proof.mk
 
 clean: ## Remove everything that was built.
 	rm -rf .build
