@@ -10,11 +10,11 @@ let fuzzing: Target =
   isFuzzing
   ? .executableTarget(
     name: "sky-fuzz", dependencies: ["COpenSSL", "ProxyCore", "ProxyWire", "TestSupport"], path: "Tests/Fuzz",
-    exclude: ["ReplayTests.swift", "regressions", "seeds.py", "fuzz.sh"],
+    exclude: ["ReplayTests.swift", "regressions", "wanted", "seeds.py", "fuzz.sh"],
     swiftSettings: strict)
   : .testTarget(
     name: "FuzzTests", dependencies: ["COpenSSL", "ProxyCore", "ProxyWire", "TestSupport"], path: "Tests/Fuzz",
-    exclude: ["main.swift", "regressions", "seeds.py", "fuzz.sh"], swiftSettings: strict)
+    exclude: ["main.swift", "regressions", "wanted", "seeds.py", "fuzz.sh"], swiftSettings: strict)
 
 let package = Package(
   name: "sky",

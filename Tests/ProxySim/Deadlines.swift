@@ -32,7 +32,7 @@ struct DeadlineOracle {
         late[link.id] = world.turn
         continue
       }
-      if world.turn > since + 4 {
+      if world.turn > since + 4 * world.rings.count {
         let over = (world.now - owed.from - owed.limit) / Nanoseconds.microsecond
         world.fail("link \(link.id) has outlived its deadline (\(owed.name)) by \(over) microseconds")
       }

@@ -92,6 +92,8 @@ enum LinkSide { case client, replica }
 final class Link {
   let id: Int
   let side: LinkSide
+  /// The worker whose it is.
+  var ring = 0
   /// The proxy's descriptor, -1 before it has one.
   var fd: Int32 = -1
   var peer: Peer?

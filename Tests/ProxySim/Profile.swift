@@ -41,6 +41,9 @@ package struct Profile: Sendable {
   var bigRate = 0.02
   var bigMax = 150_000
 
+  /// On one board.
+  var workers = 1...1
+
   // The ring.
   var buffers = 32...128
   var bufferBytes = [2048, 4096, 16_384]
@@ -145,7 +148,7 @@ package struct Profile: Sendable {
 
   package static let all: [Profile] = [
     calm, choppy, abrupt, flaky, starved, crowded, churn, tunnels, malformed, stalls, chaos, spills, floods,
-    leavers,
+    leavers, together,
   ]
   /// Those the engine does not pass yet, run by name only. Seeds that find something at once:
   ///   hoarders 3, 4 (held without bound), 20 (SIGSEGV)  halves 1, 2 (spins)            sockets 2, 6 (tunnels cut)
@@ -431,6 +434,18 @@ package struct Profile: Sendable {
     profile.membership = 0.05
     profile.drains = 0.1
     profile.bodyLimit = [0, 0, 20_000]
+    return profile
+  }()
+
+  /// Several workers on one board, turn by turn in an order the seed draws, while the list of replicas changes.
+  static let together = {
+    var profile = chaos
+    profile.name = "together"
+    profile.workers = 2...4
+    profile.membership = 0.2
+    profile.bufferBytes = [1024, 4096]
+    profile.maxInFlight = [0, 1, 1, 2]
+    profile.leaps = 0.002
     return profile
   }()
 
