@@ -14,7 +14,7 @@ fuzz: packages ## Random bytes for every parser, TLS and the engine, for SECONDS
 
 # What a worker holds at the end of the process is no leak: its memory lives as long as it does.
 ASAN = ASAN_OPTIONS=detect_leaks=0
-TSAN = TSAN_OPTIONS=suppressions=$(CURDIR)/Tests/thread-sanitizer.txt:halt_on_error=0
+TSAN = SKY_THREAD_SANITIZER=1 TSAN_OPTIONS=suppressions=$(CURDIR)/Tests/thread-sanitizer.txt:halt_on_error=0
 
 sanitize: packages ## Every test with the address sanitizer, then with the thread sanitizer.
 	$(ASAN) swift test --no-parallel --sanitize=address --scratch-path .build-address
@@ -23,3 +23,10 @@ sanitize: packages ## Every test with the address sanitizer, then with the threa
 sanitize-short: packages
 	$(ASAN) swift test --no-parallel --sanitize=address --scratch-path .build-address --filter 'Proxy(Core|Wire)Tests'
 	$(TSAN) swift test --no-parallel --sanitize=thread --scratch-path .build-thread --filter 'Proxy(Core|Wire)Tests'
+
+.PHONY: prove-short
+
+# What `make test` has time for: a few seconds of each.
+prove-short: packages
+	Tests/Fuzz/fuzz.sh 24
+	python3 Tests/Soak/soak.py --proxy .build/release/sky-proxy --seconds 20

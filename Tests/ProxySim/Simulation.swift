@@ -254,7 +254,7 @@ private struct Simulation: ~Copyable {
   private var isHome: Bool {
     let leaks = leaks
     return leaks.connections == 0 && leaks.exchanges == 0 && leaks.segments == 0 && leaks.blocks == 0
-      && leaks.buffersOut == 0 && world.inFlight <= 2 * workers.count
+      && leaks.buffersOut == 0 && world.inFlight <= 2 * workers.count && !world.hasUntaken
   }
 
   // MARK: invariants

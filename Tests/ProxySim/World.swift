@@ -202,6 +202,9 @@ package final class World {
     return completion
   }
 
+  /// Something has happened that its worker has not been told yet.
+  var hasUntaken: Bool { rings.contains { $0.pulled < $0.posted.count || !$0.heldBack.isEmpty } }
+
   /// Operations that the kernel holds.
   var inFlight: Int { rings.reduce(0) { $0 + $1.inFlight } }
 
