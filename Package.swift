@@ -104,10 +104,3 @@ let package = Package(
     .testTarget(
       name: "TidyTests", dependencies: ["TestSupport", "ProxyCore"], path: "Tests/TidyTests", swiftSettings: strict),
   ])
-
-// The compiler (6.3.1) makes invalid code of Benchmarks/sky-origin when it adds the thread sanitizer's hooks.
-if Context.environment["SKY_THREAD_SANITIZER"] != nil {
-  package.targets.removeAll {
-    $0.path?.hasPrefix("Benchmarks/") == true || $0.path?.hasPrefix("Tests/BenchTests") == true
-  }
-}

@@ -3,6 +3,8 @@
 
 import Glibc
 
+@testable import ProxyCore
+
 @_silgen_name("LLVMFuzzerRunDriver")
 func runDriver(
   _ count: UnsafeMutablePointer<CInt>,
@@ -17,6 +19,7 @@ let target: FuzzTarget = {
   }
   return target
 }()
+mapped = { mappings.append(($0, $1)) }
 var words = CommandLine.unsafeArgv
 var count = CommandLine.argc
 exit(
