@@ -21,6 +21,7 @@ test: build ## Build and run every test.
 	swift test --no-parallel
 	.build/release/sky-sim --seeds 40 --all
 	.build/release/sky-control-sim --seeds 100 --all
+	$(MAKE) prove-short
 
 build: packages ## Build the release binaries, installing what is missing.
 	swift build -c release --product sky
@@ -40,6 +41,7 @@ packages:
 	  echo "installing$$missing"; $$sudo apt-get update -qq && $$sudo apt-get install -y -qq $$missing; fi
 
 include Benchmarks/bench.mk
+include Tests/proof.mk
 
 clean: ## Remove everything that was built.
 	rm -rf .build

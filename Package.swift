@@ -4,6 +4,18 @@ import PackageDescription
 
 let strict: [SwiftSetting] = [.swiftLanguageMode(.v6), .treatAllWarnings(as: .error)]
 
+/// Set by `make fuzz`: its build holds libFuzzer's hooks in every module, and one program that is no test.
+let isFuzzing = Context.environment["SKY_FUZZ"] != nil
+let fuzzing: Target =
+  isFuzzing
+  ? .executableTarget(
+    name: "sky-fuzz", dependencies: ["COpenSSL", "ProxyCore", "ProxyWire", "TestSupport"], path: "Tests/Fuzz",
+    exclude: ["ReplayTests.swift", "regressions", "wanted", "seeds.py", "fuzz.sh"],
+    swiftSettings: strict)
+  : .testTarget(
+    name: "FuzzTests", dependencies: ["COpenSSL", "ProxyCore", "ProxyWire", "TestSupport"], path: "Tests/Fuzz",
+    exclude: ["main.swift", "regressions", "wanted", "seeds.py", "fuzz.sh"], swiftSettings: strict)
+
 let package = Package(
   name: "sky",
   products: [
@@ -14,6 +26,7 @@ let package = Package(
     .executable(name: "sky-control-sim", targets: ["sky-control-sim"]),
   ],
   targets: [
+    fuzzing,
     // Sources/Proxy: the data plane.
     .systemLibrary(name: "CLiburing", path: "Sources/Proxy/CLiburing", pkgConfig: "liburing"),
     .systemLibrary(name: "COpenSSL", path: "Sources/Proxy/COpenSSL", pkgConfig: "openssl"),

@@ -15,7 +15,11 @@ import Testing
     let room = UnsafeMutablePointer<UInt8>.allocate(capacity: 1 << 20)
 
     init(seed: UInt64 = 1, profile: String = "calm", saying text: String = "hello") {
-      world = World(seed: seed, profile: Profile.named(profile)!)
+      self.init(seed: seed, profile: Profile.named(profile)!, saying: text)
+    }
+
+    init(seed: UInt64 = 1, profile: Profile, saying text: String) {
+      world = World(seed: seed, profile: profile)
       io = SimIO(world)
       room.initialize(repeating: 0x61, count: 1 << 20)
       io.accept(on: World.listener, token: Token(.accept, slot: 0, generation: 0))
@@ -128,7 +132,49 @@ import Testing
     }
   }
 
+  /// As seen of Linux 6.18: each change is told with all that is so then, and only a cancel ends it.
+  @Test func watchesOfManyShotsTellEachChange() {
+    var profile = Profile.named("calm")!
+    profile.endEarly = 0
+    var bench = Bench(profile: profile, saying: "")
+    bench.io.watch(bench.fd, token: Token(.watch, slot: 1, generation: 1))
+    bench.world.endHalf()
+    #expect(bench.wait(for: .watch)?.result == 0x2000)
+    bench.world.hangUp()
+    #expect(bench.wait(for: .watch)?.result == 0x2018)
+    #expect(bench.wait(for: .watch) == nil)
+    bench.io.cancel(Token(.watch, slot: 1, generation: 1), token: Token(.cancel, slot: 1, generation: 1))
+    #expect(bench.wait(for: .watch)?.result == -ECANCELED)
+    #expect(bench.seen.filter { $0.token.operation == .watch }.map(\.more) == [true, true, false])
+  }
+
+  /// Nothing comes from a peer that has vanished, until nobody has answered the kernel's probes.
+  @Test func vanishedPeersAreFoundByProbes() {
+    var bench = Bench(saying: "")
+    bench.receive()
+    let before = bench.io.now
+    bench.world.vanish()
+    #expect(bench.wait(for: .receive)?.result == -ETIMEDOUT)
+    #expect(bench.io.now - before >= 3_000_000_000)
+  }
+
   // MARK: what must be found
+
+  /// A receive that finds no buffer and is armed again at once.
+  @Test func findsSpinning() {
+    var bench = Bench()
+    while bench.io.buffersFree > 0 {
+      bench.world.dial(saying: "x")
+      guard let fd = bench.wait(for: .accept)?.result else { break }
+      bench.io.receive(fd, limit: 1, pollFirst: false, token: Token(.receive, slot: UInt32(fd), generation: 1))
+      _ = bench.wait(for: .receive)
+    }
+    for generation in 1...4_000 as ClosedRange<UInt32> where bench.world.failure == nil {
+      bench.receive(generation)
+      _ = bench.wait(for: .receive)
+    }
+    expectFound("the worker spins", bench)
+  }
 
   @Test func findsUseOfClosedDescriptors() {
     var bench = Bench()

@@ -4,6 +4,8 @@ enum EventKind: UInt8 {
   /// a: link, b: position up to which bytes (and the FIN, if queued) arrive.
   case arriveAtProxy, arriveAtPeer
   case resetToProxy, resetToPeer
+  /// Nobody has answered for so long that the connection is broken (man 7 tcp, TCP_KEEPCNT, TCP_USER_TIMEOUT).
+  case probesFail
   /// a: link.
   case receiveStep, sendStep
   /// a: operation, b: its serial.

@@ -92,6 +92,8 @@ enum LinkSide { case client, replica }
 final class Link {
   let id: Int
   let side: LinkSide
+  /// The worker whose it is.
+  var ring = 0
   /// The proxy's descriptor, -1 before it has one.
   var fd: Int32 = -1
   var peer: Peer?
@@ -102,8 +104,6 @@ final class Link {
   var receiveOp = -1
   var sendOp = -1
   var watchOp = -1
-  /// What the armed watch has told.
-  var watchSeen: Int32 = 0
   /// The proxy has answered early and gone on: what it takes from the client is not all for a replica.
   var discards = false
   var connectOp = -1
@@ -127,6 +127,8 @@ final class Link {
   var cameAt: UInt64 = 0
   /// The engine has sent its FIN, or is about to, and only lingers.
   var ending = false
+  /// When that was.
+  var endingAt: UInt64 = 0
   /// The engine has begun to end this connection (shutdown of both ways, close or cancel).
   var stopped = false
   /// A step of the receive or the send is already on the calendar.
@@ -137,6 +139,10 @@ final class Link {
   var peerClosed = false
   /// The peer has seen a reset.
   var peerReset = false
+  /// The peer is not there any more and has not said so: nothing arrives in either direction.
+  var vanished = false
+  /// Bits of `PeerEnd` that a watch of many shots has told already.
+  var watchTold: Int32 = 0
 
   // What the oracle follows.
   /// Requests whose heads this replica link was sent, the last one.
@@ -152,8 +158,19 @@ final class Link {
   var givenForClient = 0
   /// The turn in which the proxy was told that this client has gone; -1 = not.
   var goneTurn = -1
-  /// When the proxy last took bytes from it.
+  /// When the proxy last took bytes from it, and its socket last accepted some from the proxy.
   var lastTaken: UInt64 = 0
+  var lastAccepted: UInt64 = 0
+  /// When it was accepted, or the connect was queued.
+  var beganAt: UInt64 = 0
+  /// When the engine began to end it.
+  var stoppedAt: UInt64 = 0
+  /// Client links: bytes the proxy took from replicas since this client's socket last accepted any.
+  var takenSinceAccepted = 0
+  /// Client links: where the heads and the bodies of its requests end, those not yet taken by the proxy.
+  var marks: [Mark] = []
+  /// Client links: when the proxy took the first byte behind the last whole request; 0 = it has taken none.
+  var nextBeganAt: UInt64 = 0
   /// The proxy was told FIN.
   var toldEnd = false
   var replicaIndex = -1
@@ -165,6 +182,13 @@ final class Link {
     self.side = side
     self.toProxy = toProxy
     self.toPeer = toPeer
+  }
+
+  /// A place in a client's stream.
+  struct Mark {
+    var end: Int
+    var request: RequestRecord
+    var isWhole: Bool
   }
 
   /// The peer sees the end of the stream.
@@ -205,6 +229,16 @@ extension World {
       scheduleArrival(link, toProxy: true)
     }
     link.peerClosed = true
+  }
+
+  /// The peer is gone without a word (power, network, a forgotten NAT entry). What the kernel finds when nobody answers
+  /// its keepalive probes or acknowledges what was sent is found later.
+  func peerVanish(_ link: Link) {
+    guard !link.peerClosed, !link.vanished else { return }
+    log("peer vanishes: link", link.id)
+    link.vanished = true
+    link.peerClosed = true
+    schedule(.probesFail, link.id, after: profile.probeNs + chance.delay(profile.probeNs / 4))
   }
 
   /// close(2) with a reset.

@@ -2,6 +2,21 @@
 
 package struct Profile: Sendable {
   package var name: String
+
+  // How the world behaves, and what is asked of the engine. The defaults are what every profile is run with.
+  /// Nothing outlives its deadline.
+  var keepsTime = false
+  /// A client that has never sent a byte has no longer than one that sends its first head slowly.
+  var timesFirstHead = false
+  /// Turns and completions without progress are bounded.
+  var countsEffort = true
+  /// Bytes of answers held for a client that reads none of them are bounded.
+  var boundsHoards = false
+  /// No replica fails: whatever goes wrong is nobody's fault but the proxy's, and none of it is held against one.
+  var blamesNobody = false
+  /// Only silence ends a tunnel.
+  var tunnelsLast = false
+
   // How much happens.
   var clients = 4...16
   var requestsPerClient = 1...6
@@ -14,6 +29,9 @@ package struct Profile: Sendable {
   var bigRate = 0.02
   var bigMax = 150_000
 
+  /// On one board.
+  var workers = 1...1
+
   // The ring.
   var buffers = 32...128
   var bufferBytes = [2048, 4096, 16_384]
@@ -21,7 +39,7 @@ package struct Profile: Sendable {
   var spillBytes = [0, 16_384, 65_536, 1 << 20]
   /// Share of receives cut short, of receives that end early, of receives told "no buffer".
   var shortReceives = 0.1
-  var endEarly = 0.02
+  package var endEarly = 0.02
   var noBuffers = 0.0
   var shortSends = 0.1
   /// Share of completions held back, and for how long at most.
@@ -30,9 +48,14 @@ package struct Profile: Sendable {
   var shuffles = true
   var acceptErrors = 0.0
   var socketErrors = 0.0
+  /// Connects that fail for want of a port on this machine.
+  var localConnectErrors = 0.0
   var sendErrors = 0.0
   /// Cancels answered -EALREADY, or losing the race.
   var cancelRaces = 0.3
+  /// The process was stopped while it waited: chance per turn and time.
+  var pauses = 0.0
+  var pauseNs = 150 * Nanoseconds.second
   /// The worker was kept from running: chance per turn and time.
   var leaps = 0.002
   var leapNs = 20 * Nanoseconds.millisecond
@@ -55,7 +78,21 @@ package struct Profile: Sendable {
   var steadyNs = 900 * Nanoseconds.second
   var aborts = 0.0
   var halfCloses = 0.0
+  /// Of those, the share that sends its FIN with the last of its requests.
+  var finWithRequest = 0.0
+  /// Clients that vanish without a word, and how long the kernel needs to find out.
+  var vanishes = 0.0
+  var probeNs = 3 * Nanoseconds.second
+  /// Clients that pipeline so many requests and never read.
+  var hoarders = 0.0
+  var hoards = 300...2_500
+  /// Clients that connect and say nothing.
+  var silent = 0.0
+  /// How long both ends of a tunnel pause between what they say.
+  var tunnelPauseNs: UInt64 = 0
   var flaws = 0.0
+  /// Of those, the share that is only too long.
+  var tooLong = 0.0
   var upgrades = 0.0
   var lingers = 0.3
 
@@ -66,6 +103,12 @@ package struct Profile: Sendable {
   var deaths = 0.0
   var malformed = 0.0
   var hangs = 0.0
+  /// Connections that vanish without a word while a request is worked on.
+  var replicaVanishes = 0.0
+  /// How long a replica may take to begin its answer.
+  var thinkNs = 20 * Nanoseconds.millisecond
+  /// The largest chunk, of half the answers that have any.
+  var chunkMax = 300
   var earlyReplies = 0.0
   var interim = 0.1
   var streams = 0.2
@@ -93,7 +136,8 @@ package struct Profile: Sendable {
 
   package static let all: [Profile] = [
     calm, choppy, abrupt, flaky, starved, crowded, churn, tunnels, malformed, stalls, chaos, spills, floods,
-    leavers,
+    leavers, together,
+    hoarders, halves, sockets, queues, vanishing, paused, shortage, early, silence, prompt,
   ]
 
   package static func named(_ name: String) -> Profile? { all.first { $0.name == name } }
@@ -371,6 +415,176 @@ package struct Profile: Sendable {
     profile.membership = 0.05
     profile.drains = 0.1
     profile.bodyLimit = [0, 0, 20_000]
+    return profile
+  }()
+
+  /// Several workers on one board, turn by turn in an order the seed draws, while the list of replicas changes.
+  static let together = {
+    var profile = chaos
+    profile.name = "together"
+    profile.workers = 2...4
+    profile.membership = 0.2
+    profile.bufferBytes = [1024, 4096]
+    profile.maxInFlight = [0, 1, 1, 2]
+    profile.leaps = 0.002
+    return profile
+  }()
+
+  // MARK: one fault each
+
+  /// Clients that pipeline and never read, beside others that are served as if those were not there.
+  static let hoarders = {
+    var profile = Profile(name: "hoarders")
+    profile.isCalm = true
+    profile.leaps = 0
+    profile.boundsHoards = true
+    profile.clients = 3...8
+    profile.hoarders = 0.4
+    profile.buffers = 16...64
+    profile.spillBytes = [0, 65_536]
+    profile.socketBuffers = [4096, 16_384]
+    profile.responseMax = 400
+    profile.bigRate = 0
+    profile.streams = 0
+    // Every answer leaves the connection open.
+    profile.untilClose = 0
+    return profile
+  }()
+
+  /// Clients that end their half, with the request or at any moment after it, and wait for the answer.
+  static let halves = {
+    var profile = Profile(name: "halves")
+    profile.halfCloses = 0.8
+    profile.finWithRequest = 0.6
+    profile.thinkNs = 2 * Nanoseconds.second
+    profile.streams = 0.6
+    profile.pipelining = 0.3
+    profile.maxInFlight = [0, 1, 2]
+    profile.upgrades = 0.1
+    profile.dribbles = 0.1
+    return profile
+  }()
+
+  /// Tunnels that live longer than every other deadline, idle and busy.
+  static let sockets = {
+    var profile = Profile(name: "sockets")
+    profile.leaps = 0
+    profile.keepsTime = true
+    profile.tunnelsLast = true
+    profile.upgrades = 0.9
+    profile.tunnelPauseNs = 12 * Nanoseconds.second
+    profile.lingers = 0
+    profile.keepAlive = 1
+    return profile
+  }()
+
+  /// Uploads in many pieces that wait for a replica.
+  static let queues = {
+    var profile = Profile(name: "queues")
+    profile.keepsTime = true
+    profile.replicas = 1...2
+    profile.maxInFlight = [1, 2]
+    profile.thinkNs = 6 * Nanoseconds.second
+    profile.dribbles = 0.5
+    profile.bodyMax = 20_000
+    profile.leaps = 0
+    return profile
+  }()
+
+  /// Peers that are gone without a word, in every phase.
+  static let vanishing = {
+    var profile = Profile(name: "vanishing")
+    profile.keepsTime = true
+    profile.vanishes = 0.4
+    profile.replicaVanishes = 0.1
+    profile.thinkNs = 4 * Nanoseconds.second
+    profile.streams = 0.5
+    profile.maxInFlight = [0, 1, 2]
+    profile.upgrades = 0.1
+    profile.bigRate = 0.2
+    profile.socketBuffers = [4096, 65_536]
+    return profile
+  }()
+
+  /// The process is stopped for longer than every deadline while its peers go on.
+  static let paused = {
+    var profile = Profile(name: "paused")
+    profile.isCalm = true
+    profile.leaps = 0
+    profile.pauses = 0.004
+    profile.thinkNs = 2 * Nanoseconds.second
+    profile.streams = 0.5
+    profile.dribbles = 0.2
+    profile.lingers = 0
+    return profile
+  }()
+
+  /// Descriptors, ports, buffers, segments and blocks run out; the replicas are well.
+  static let shortage = {
+    var profile = Profile(name: "shortage")
+    profile.blamesNobody = true
+    profile.leaps = 0
+    profile.clients = 6...20
+    profile.buffers = 4...8
+    profile.bufferBytes = [256, 1024]
+    profile.spillBytes = [0]
+    profile.noBuffers = 0.1
+    profile.acceptErrors = 0.1
+    profile.socketErrors = 0.2
+    profile.localConnectErrors = 0.2
+    profile.http10 = 0.5
+    profile.chunkMax = 4
+    profile.pipelining = 0.6
+    profile.slowReaders = 0.3
+    profile.socketBuffers = [512, 4096]
+    profile.slots = 2...8
+    return profile
+  }()
+
+  /// Answers that begin before the request has been read, to requests that turn out to be wrong.
+  static let early = {
+    var profile = Profile(name: "early")
+    profile.earlyReplies = 0.7
+    profile.flaws = 0.6
+    profile.tooLong = 0.7
+    profile.bodyLimit = [1_000, 4_000]
+    profile.streams = 0.7
+    profile.dribbles = 0.5
+    profile.chunkedRequests = 0.9
+    profile.thinkNs = 20 * Nanoseconds.microsecond
+    profile.http10 = 0
+    return profile
+  }()
+
+  /// Clients that connect and never say anything.
+  static let silence = {
+    var profile = Profile(name: "silence")
+    profile.keepsTime = true
+    profile.timesFirstHead = true
+    profile.silent = 0.5
+    profile.leaps = 0
+    return profile
+  }()
+
+  /// Everything that takes time, in time.
+  static let prompt = {
+    var profile = Profile(name: "prompt")
+    profile.keepsTime = true
+    profile.hangs = 0.1
+    profile.slowConnects = 0.1
+    profile.deaths = 0.1
+    profile.refused = 0.05
+    profile.idleCloses = 0.2
+    profile.dribbles = 0.3
+    profile.slowReaders = 0.2
+    profile.stoppedReaders = 0.2
+    profile.bigRate = 0.2
+    profile.earlyReplies = 0.05
+    profile.expectContinue = 0.2
+    profile.socketBuffers = [4096, 16_384]
+    profile.maxInFlight = [0, 1, 3]
+    profile.flaws = 0.1
+    profile.thinkNs = 500 * Nanoseconds.millisecond
     return profile
   }()
 }

@@ -86,6 +86,11 @@ final class RequestRecord {
   /// Sent on a connection on which bytes nobody asked for were under way: whose answer comes back is not the proxy's
   /// to know.
   var isPoisoned = false
+  /// When the proxy had taken its head, and all of it; 0 = not yet.
+  var headTakenAt: UInt64 = 0
+  var wholeTakenAt: UInt64 = 0
+  /// When bytes last moved in its tunnel.
+  var tunnelMovedAt: UInt64 = 0
 
   var requestKey: UInt64 { mix(UInt64(id) << 20) }
   func responseKey(_ execution: Int) -> UInt64 { mix(UInt64(id) << 20 | UInt64(execution) << 1 | 1) }
@@ -104,6 +109,9 @@ struct Attempt {
   /// Bytes the proxy has read in answer.
   var answered = 0
   var offeredAt: UInt64
+  /// When the replica's socket last accepted some of it, and the proxy last took some of the answer.
+  var acceptedAt: UInt64 = 0
+  var answeredAt: UInt64 = 0
   let turn: Int
 }
 
@@ -175,8 +183,13 @@ extension World {
 
   /// A socket has accepted bytes from the engine.
   func tellAccepted(_ link: Link, _ count: Int) {
+    link.takenSinceAccepted = 0
     guard link.side == .replica, let request = link.offered else { return }
-    if let last = request.attempts.lastIndex(where: { $0.link == link.id }) { request.attempts[last].accepted += count }
+    if let last = request.attempts.lastIndex(where: { $0.link == link.id }) {
+      request.attempts[last].accepted += count
+      request.attempts[last].acceptedAt = now
+    }
+    request.tunnelMovedAt = now
     request.link.givenForClient += count
   }
 
@@ -185,12 +198,16 @@ extension World {
     if result > 0 {
       link.takenByProxy += Int(result)
       link.lastTaken = now
+      if link.side == .client { passMarks(link) }
       if link.side == .replica, let request = link.offered {
         link.answered += Int(result)
         if let last = request.attempts.lastIndex(where: { $0.link == link.id }) {
           request.attempts[last].answered += Int(result)
+          request.attempts[last].answeredAt = now
         }
         request.link.takenForClient += Int(result)
+        request.link.takenSinceAccepted += Int(result)
+        request.tunnelMovedAt = now
       }
       return
     }
@@ -201,6 +218,40 @@ extension World {
       toldGone.append(link)
     } else if result != -105 && result != -125 {
       markGone(link)
+    }
+  }
+
+  /// The proxy has taken more of a client's stream: which heads and requests it has in full.
+  private func passMarks(_ link: Link) {
+    if link.nextBeganAt == 0 { link.nextBeganAt = now }
+    while let mark = link.marks.first, mark.end <= link.takenByProxy {
+      if mark.request.headTakenAt == 0 { mark.request.headTakenAt = now }
+      if mark.isWhole {
+        mark.request.wholeTakenAt = now
+        link.nextBeganAt = link.takenByProxy > mark.end ? now : 0
+      }
+      link.marks.removeFirst()
+    }
+  }
+
+  /// The engine has begun to end a connection.
+  func tellStopped(_ link: Link) {
+    guard profile.tunnelsLast else { return }
+    if link.side == .replica {
+      if let request = link.offered, request.upgrades, request.tunnelMovedAt + tunnelNs <= now {
+        request.trouble = true
+      }
+      return
+    }
+    guard let client = link.peer as? SimClient, let request = client.tunnelRequest, !link.toldEnd, !link.proxyDead,
+      link.goneTurn < 0, !link.ending, let upstream = request.attempts.last.map({ links[$0.link] }),
+      !upstream.toProxy.finArrived, !upstream.proxyDead
+    else { return }
+    let silence = now - request.tunnelMovedAt
+    if silence >= tunnelNs {
+      request.trouble = true
+    } else {
+      fail("a tunnel was ended after \(silence / 1_000_000) ms of silence, though neither end had ended it")
     }
   }
 

@@ -10,7 +10,7 @@ enum Pace {
 }
 
 final class SimClient: Peer {
-  enum Departure { case none, reset, close, halfClose }
+  enum Departure { case none, reset, close, halfClose, vanish }
   private enum Mode { case connecting, open, tunnel, done }
 
   let link: Link
@@ -21,8 +21,15 @@ final class SimClient: Peer {
   private(set) var script: [RequestRecord] = []
   /// Requests begun and answered.
   private var begun = 0
-  private var answered = 0
-  private let depth: Int
+  private(set) var answered = 0
+  /// When the last answer was read in full.
+  private(set) var answeredAt: UInt64 = 0
+  private var depth: Int
+  /// Pipelines all it has and never reads.
+  private(set) var hoards = false
+  private var isSilent = false
+  /// Its FIN goes with the last of its requests.
+  private var endsWithRequest = false
   private var output = Output()
   private var bounds: [(end: Int, request: RequestRecord)] = []
   private var writeAt: UInt64 = 0
@@ -58,7 +65,8 @@ final class SimClient: Peer {
   private var tunnelSends = 0
   private var tunnelSent = 0
   private var tunnelSeen = 0
-  private var tunnelRequest: RequestRecord?
+  private(set) var tunnelRequest: RequestRecord?
+  private var tunnelAt: UInt64 = 0
 
   var isDone: Bool { mode == .done }
   /// It reads and writes as fast as it can and never leaves early.
@@ -83,6 +91,14 @@ final class SimClient: Peer {
 
   private func drawScript(_ world: World, _ limits: SimLimits) {
     let profile = world.profile
+    if chance.hit(profile.silent) {
+      isSilent = true
+      return
+    }
+    if chance.hit(profile.hoarders) {
+      drawHoard(world)
+      return
+    }
     let count = chance.within(profile.requestsPerClient.lowerBound, profile.requestsPerClient.upperBound)
     let isHTTP10 = chance.hit(profile.http10)
     for place in 0..<count {
@@ -101,7 +117,7 @@ final class SimClient: Peer {
         request.expects = !isHTTP10 && request.bodyLength > 0 && chance.hit(profile.expectContinue)
       }
       if chance.hit(profile.flaws) {
-        request.flaw = chance.pick(Flaw.allCases)
+        request.flaw = chance.hit(profile.tooLong) ? .tooLong : chance.pick(Flaw.allCases)
         if request.isHTTP10 && request.flaw == .noHost { request.flaw = .none }
         switch request.flaw {
         case .chunkSize, .chunkEnd, .chunkLine:
@@ -136,8 +152,21 @@ final class SimClient: Peer {
     }
   }
 
+  private func drawHoard(_ world: World) {
+    hoards = true
+    depth = .max
+    for _ in 0..<chance.within(world.profile.hoards.lowerBound, world.profile.hoards.upperBound) {
+      let request = RequestRecord(id: world.requests.count, link: link, method: .get)
+      world.requests.append(request)
+      script.append(request)
+    }
+    departure = chance.pick([.reset, .close, .halfClose])
+    departsAt = 2 * Nanoseconds.second + chance.delay(8 * Nanoseconds.second)
+  }
+
   private func drawManner(_ world: World, _ limits: SimLimits) {
     let profile = world.profile
+    if hoards || isSilent { return }
     if chance.hit(profile.dribbles) {
       // All of it within the head deadline when nothing is to go wrong.
       writePace =
@@ -158,10 +187,20 @@ final class SimClient: Peer {
     let leaves = chance.hit(profile.aborts)
     if leaves || chance.hit(profile.halfCloses) {
       departure = leaves ? chance.pick([.reset, .close]) : .halfClose
-      switch chance.below(3) {
+      endsWithRequest = !leaves && chance.hit(profile.finWithRequest)
+      switch endsWithRequest ? 3 : chance.below(3) {
+      case 3: break
       case 0: departsWritten = chance.size(3_000)
       case 1: departsRead = chance.size(10_000)
       default: departsAt = chance.delay(2 * Nanoseconds.second)
+      }
+    }
+    if chance.hit(profile.vanishes) {
+      departure = .vanish
+      if chance.hit(0.5) {
+        departsWritten = chance.size(3_000)
+      } else {
+        departsAt = chance.delay(6 * Nanoseconds.second)
       }
     }
     if chance.hit(profile.lingers) { lingers = chance.delay(8 * Nanoseconds.second) }
@@ -185,7 +224,7 @@ final class SimClient: Peer {
       mode = .open
       world.arrive(link)
     }
-    if world.now >= deadline {
+    if world.now >= deadline + world.pausedNs {
       world.fail(
         "client \(number) on link \(link.id) is stuck: answered \(answered) of \(begun) begun, \(script.count) in all")
       mode = .done
@@ -207,6 +246,16 @@ final class SimClient: Peer {
     case .halfClose:
       finished = true
       world.peerFinish(link)
+      // One that never reads has nothing to wait for.
+      if hoards {
+        departure = .reset
+        departed = false
+        departsAt = world.now + 4 * Nanoseconds.second
+        world.wake(index, at: departsAt)
+      }
+    case .vanish:
+      world.peerVanish(link)
+      end(world)
     case .reset:
       world.peerAbort(link)
       end(world)
@@ -226,7 +275,7 @@ final class SimClient: Peer {
 
   /// Everything is answered: leave, or stay a while.
   private func rest(_ world: World) {
-    guard mode == .open, answered == script.count, !closing else { return }
+    guard mode == .open, answered == script.count, !closing, !isSilent else { return }
     if lingersUntil == 0 { lingersUntil = world.now + lingers }
     if lingersUntil > world.now {
       world.wake(index, at: lingersUntil)
@@ -264,6 +313,11 @@ final class SimClient: Peer {
           world.peerFinish(link)
         }
       }
+      if endsWithRequest && !finished && output.left == 0 && begun == script.count && continueBy == 0 && mode == .open {
+        endsWithRequest = false
+        depart(world)
+        return
+      }
       if output.sent >= departsWritten {
         departsWritten = .max
         depart(world)
@@ -274,6 +328,7 @@ final class SimClient: Peer {
     if mode == .tunnel, output.left == 0, tunnelSent == tunnelSends, !finished {
       finished = true
       world.peerFinish(link)
+      if link.peerAtEnd { end(world) }
     }
   }
 
@@ -350,7 +405,9 @@ final class SimClient: Peer {
     if request.expects { head += "Expect: 100-continue\r\n" }
     head += "\r\n"
     output.put(head)
-    if request.flaw.isOfHead || request.framing == .none { bounds.append((output.bytes.count, request)) }
+    let isWhole = request.flaw.isOfHead || request.framing == .none
+    if isWhole { bounds.append((output.bytes.count, request)) }
+    link.marks.append(Link.Mark(end: output.bytes.count, request: request, isWhole: isWhole))
   }
 
   private func putBody(_ request: RequestRecord, _ world: World) {
@@ -373,11 +430,18 @@ final class SimClient: Peer {
       output.put(body)
     }
     bounds.append((output.bytes.count, request))
+    // One that is cut short or broken is never whole.
+    let end = request.flaw == .none ? output.bytes.count : Int.max
+    link.marks.append(Link.Mark(end: end, request: request, isWhole: true))
   }
 
   // MARK: reading
 
   private func read(_ world: World) {
+    if hoards {
+      if link.peerReset { end(world) }
+      return
+    }
     while mode != .done {
       let available = link.toPeer.available
       if available == 0 {
@@ -498,6 +562,7 @@ final class SimClient: Peer {
       mode = .tunnel
       request.outcome = .answered
       answered += 1
+      answeredAt = world.now
       tunnelRequest = request
       tunnelSends = chance.size(20_000)
       return
@@ -586,6 +651,7 @@ final class SimClient: Peer {
       if answered < begun {
         script[answered].outcome = .local(local)
         answered += 1
+        answeredAt = world.now
       }
       return
     }
@@ -597,6 +663,7 @@ final class SimClient: Peer {
     }
     request.outcome = .answered
     answered += 1
+    answeredAt = world.now
   }
 
   /// The proxy's FIN.
@@ -626,6 +693,11 @@ final class SimClient: Peer {
 
   private func fillTunnel(_ world: World) {
     guard let request = tunnelRequest, output.left == 0, tunnelSent < tunnelSends else { return }
+    guard world.now >= tunnelAt else {
+      world.wake(index, at: tunnelAt)
+      return
+    }
+    if world.profile.tunnelPauseNs > 0 { tunnelAt = world.now + chance.delay(world.profile.tunnelPauseNs) }
     let count = min(tunnelSends - tunnelSent, chance.size(4_000))
     output = Output()
     output.put(content(~request.requestKey, tunnelSent..<tunnelSent + count))

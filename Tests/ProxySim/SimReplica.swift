@@ -52,6 +52,7 @@ final class ReplicaConnection: Peer {
   private var pace = Pace.eager
   private var diesAt = Int.max
   private var diesByReset = false
+  private var vanishesAt = Int.max
   private var closesAfter = false
   /// Something it does when idle, and when.
   private var idleAt = UInt64.max
@@ -61,6 +62,8 @@ final class ReplicaConnection: Peer {
   private var tunnelSent = 0
   private var tunnelSeen = 0
   private var tunnelPlan = 0
+  /// When it says the next thing.
+  private var tunnelAt: UInt64 = 0
   private var finished = false
 
   init(_ link: Link, _ replica: SimReplica, _ world: World) {
@@ -319,7 +322,7 @@ final class ReplicaConnection: Peer {
       world.log("replica malformed: request, kind", request.id, fault)
     }
     let headEnd = output.bytes.count
-    if !bare { putContent(request, &plan, fault: fault == 11) }
+    if !bare { putContent(request, &plan, fault: fault == 11, world) }
     if !plan.isWhole { request.trouble = true }
     drawDeath(request, &plan, headEnd, bare, world)
     if plan.isWhole && diesAt == .max && plan.framing != .open && chance.hit(profile.extraBytes) {
@@ -328,7 +331,14 @@ final class ReplicaConnection: Peer {
       closesAfter = closesAfter || chance.hit(0.5)
     }
     request.plans.append(plan)
-    writeAt = world.now + chance.delay(20 * Nanoseconds.millisecond)
+    writeAt = world.now + chance.delay(profile.thinkNs)
+    if chance.hit(profile.replicaVanishes) {
+      plan.isWhole = false
+      request.trouble = true
+      request.plans[execution].isWhole = false
+      world.calendar.add(Event(kind: .wakePeer, a: index, b: 0), at: writeAt)
+      vanishesAt = chance.hit(0.5) ? 0 : output.sent + chance.below(max(1, output.left))
+    }
     pace = .eager
     if chance.hit(profile.streams) {
       // However small the pieces, a stream comes to its end within the bound on a client's life.
@@ -363,14 +373,15 @@ final class ReplicaConnection: Peer {
     output.put(head + "\r\n")
   }
 
-  private func putContent(_ request: RequestRecord, _ plan: inout Plan, fault: Bool) {
+  private func putContent(_ request: RequestRecord, _ plan: inout Plan, fault: Bool, _ world: World) {
     let key = request.responseKey(plan.execution)
     switch plan.framing {
     case .none: break
     case .length, .open: output.put(content(key, 0..<plan.length))
     case .chunked:
       var body = chunked(
-        key, plan.length, largest: chance.hit(0.5) ? 300 : 20_000, trailers: !fault && chance.hit(0.2), &chance)
+        key, plan.length, largest: chance.hit(0.5) ? world.profile.chunkMax : 20_000,
+        trailers: !fault && chance.hit(0.2), &chance)
       if fault {
         body.removeLast(5)
         body.append(contentsOf: "nonsense\r\n\r\n".utf8)
@@ -408,12 +419,17 @@ final class ReplicaConnection: Peer {
         if writeAt != .max { world.wake(index, at: writeAt) }
         return
       }
+      if output.sent >= vanishesAt {
+        done = true
+        world.peerVanish(link)
+        return
+      }
       if output.sent >= diesAt {
         world.log("replica dies: link, at", link.id, output.sent)
         close(world, reset: diesByReset)
         return
       }
-      var count = min(output.left, diesAt - output.sent)
+      var count = min(output.left, min(diesAt, vanishesAt) - output.sent)
       if case .pieces(let most, let pause) = pace {
         count = min(count, chance.within(1, most))
         writeAt = world.now + chance.delay(pause)
@@ -477,6 +493,11 @@ final class ReplicaConnection: Peer {
 
   private func fillTunnel(_ world: World) {
     guard let request, output.left == 0, tunnelSent < tunnelPlan else { return }
+    guard world.now >= tunnelAt else {
+      world.wake(index, at: tunnelAt)
+      return
+    }
+    if world.profile.tunnelPauseNs > 0 { tunnelAt = world.now + chance.delay(world.profile.tunnelPauseNs) }
     let count = min(tunnelPlan - tunnelSent, chance.size(4_000))
     // The answer's key of the first execution names the tunnel: an upgrade is never sent twice unseen.
     output.put(content(~request.responseKey(0), tunnelSent..<tunnelSent + count))

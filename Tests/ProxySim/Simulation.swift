@@ -32,6 +32,23 @@ package func simulate(seed: UInt64, profile: Profile, verbose: Bool = false) -> 
   return simulation.run()
 }
 
+/// One of the workers, with what is its own.
+private final class SimWorker {
+  var worker: Worker<SimIO>
+  let counters: CounterSet
+  let control: UnsafeMutablePointer<WorkerControl>
+  /// When a quarter of its buffers was last free.
+  var shortSince: (time: UInt64, turn: Int) = (0, 0)
+
+  init(_ world: World, _ index: Int, _ config: EngineConfig, _ board: LoadBoard) {
+    counters = CounterSet(replicas: board.capacity)
+    control = mapZeroed(1)
+    worker = Worker(
+      io: SimIO(world, worker: index), config: config, board: board, counters: counters, control: control, log: nil)
+    worker.listen(on: World.listener)
+  }
+}
+
 // Not seen outside: programs that kept one would be built for the worker's present layout, which is no interface.
 private struct Simulation: ~Copyable {
   /// Turns after which a run is taken for one that spins.
@@ -42,10 +59,8 @@ private struct Simulation: ~Copyable {
   private let profile: Profile
   private let world: World
   private let board: LoadBoard
-  private let counters: CounterSet
-  private let control: UnsafeMutablePointer<WorkerControl>
   private let config: EngineConfig
-  private var worker: Worker<SimIO>
+  private var workers: [SimWorker] = []
   private var chance: Chance
   private var clients: [SimClient] = []
   /// Replica of each index of the board, and the highest limit it has had.
@@ -54,27 +69,27 @@ private struct Simulation: ~Copyable {
   private var nextChange = UInt64.max
   private var changesLeft = 0
   private var drainsAt = UInt64.max
-  /// When a quarter of the buffers was last free.
-  private var shortSince: (time: UInt64, turn: Int) = (0, 0)
   private var draining = false
+  private var deadlines: DeadlineOracle
 
   init(seed: UInt64, profile: Profile, verbose: Bool) {
     self.profile = profile
     chance = Chance(seed: mix(seed) ^ 0x51)
-    world = World(seed: mix(seed), profile: profile)
+    let count =
+      profile.workers.upperBound == 1 ? 1 : chance.within(profile.workers.lowerBound, profile.workers.upperBound)
+    world = World(seed: mix(seed), profile: profile, workers: count)
     world.trace.verbose = verbose
     CrashReport.watch(world, seed: seed, profile: profile)
     board = LoadBoard(capacity: 16)
     board.setPolicy(chance.hit(0.3) ? .roundRobin : .leastLoad)
-    counters = CounterSet(replicas: board.capacity)
-    control = mapZeroed(1)
     members = Array(repeating: nil, count: board.capacity)
     limitHigh = Array(repeating: 0, count: board.capacity)
     config = Simulation.drawConfig(profile, world.bufferBytes, &chance)
     let plan = MemoryPlan(config: config, buffers: world.bufferCount, bufferBytes: world.bufferBytes)
     world.completionRoom = plan.completions
-    worker = Worker(io: SimIO(world), config: config, board: board, counters: counters, control: control, log: nil)
-    worker.listen(on: World.listener)
+    world.tunnelNs = config.tunnelTimeoutNs
+    deadlines = DeadlineOracle(config, profile)
+    for index in 0..<count { workers.append(SimWorker(world, index, config, board)) }
     for place in 0..<chance.within(profile.replicas.lowerBound, profile.replicas.upperBound) { admit(place) }
     let limits = SimLimits(bodyMax: Int(config.bodyBytesMax))
     for number in 0..<chance.within(profile.clients.lowerBound, profile.clients.upperBound) {
@@ -109,6 +124,8 @@ private struct Simulation: ~Copyable {
     config.lingerNs = profile.isCalm ? 100 * second : 300 * Nanoseconds.millisecond
     config.poolIdleNs = chance.pick([3 * second, 200 * Nanoseconds.millisecond, 5 * Nanoseconds.millisecond])
     config.poolSize = chance.pick([1, 2, 64])
+    // A replica that answers errors means it here, and is well.
+    if profile.blamesNobody { config.ejection.afterErrors = 0 }
     config.halfCloseGraceNs = chance.pick([0, 10 * Nanoseconds.millisecond])
     config.halfCloseAnswers = chance.hit(0.2)
     config.maxAttempts = chance.within(1, 4)
@@ -128,7 +145,7 @@ private struct Simulation: ~Copyable {
     members[place] = replica
     let limit = UInt32(chance.pick(profile.maxInFlight))
     limitHigh[place] = limit == 0 ? .max : limit
-    counters.reset(place)
+    for worker in workers { worker.counters.reset(place) }
     world.log("admit: index, replica, limit", place, replica.index, Int(limit))
     board.admit(
       place, at: replica.address, weight: chance.pick([1, 1, 2, 0.5]), maxInFlight: limit, draining: false)
@@ -175,7 +192,7 @@ private struct Simulation: ~Copyable {
     }
     // Everybody has left: whatever was in use must come home.
     let end = world.now + 60 * Nanoseconds.second
-    while world.failure == nil && !(isHome && (!draining || worker.isFinished)) && world.now < end && !world.isIdle {
+    while world.failure == nil && !(isHome && (!draining || areFinished)) && world.now < end && !world.isIdle {
       step()
     }
     if world.failure == nil { checkEnd() }
@@ -191,8 +208,10 @@ private struct Simulation: ~Copyable {
     }
     result.turns = world.turn
     result.time = world.now
-    result.spilledBytes = counters.worker.pointee.spilledBytes
-    result.shed = counters.worker.pointee.slowClientsShed
+    for worker in workers {
+      result.spilledBytes += worker.counters.worker.pointee.spilledBytes
+      result.shed += worker.counters.worker.pointee.slowClientsShed
+    }
     if world.failure != nil { result.tail = world.trace.tail(200) }
     CrashReport.unwatch()
     return result
@@ -200,28 +219,50 @@ private struct Simulation: ~Copyable {
 
   private mutating func step() {
     world.toldGone.removeAll(keepingCapacity: true)
-    worker.turn()
+    nextWorker().worker.turn()
     if world.failure == nil { checkTurn() }
     changeMembership()
     if world.now >= drainsAt && !draining {
       draining = true
       world.log("drain")
-      control.pointee.command.store(1, ordering: .releasing)
-      world.wakeWorker()
+      for worker in workers { worker.control.pointee.command.store(1, ordering: .releasing) }
+      world.wakeWorkers()
     }
-    if draining && world.listening && worker.isFinished { world.stopListening() }
+    if draining && world.listening && areFinished { world.stopListening() }
+  }
+
+  /// Whose turn it is: one of those that have something to do, or any, who then waits until something happens.
+  private mutating func nextWorker() -> SimWorker {
+    if workers.count == 1 { return workers[0] }
+    let due = world.rings.filter { $0.isDue(world.now) }
+    return workers[chance.pick(due.isEmpty ? world.rings : due).index]
+  }
+
+  private var areFinished: Bool { workers.allSatisfy { $0.worker.isFinished } }
+
+  private var leaks: WorkerLeaks {
+    var sum = workers[0].worker.leaks
+    for worker in workers.dropFirst() {
+      let leaks = worker.worker.leaks
+      sum.connections += leaks.connections
+      sum.exchanges += leaks.exchanges
+      sum.segments += leaks.segments
+      sum.blocks += leaks.blocks
+      sum.buffersOut += leaks.buffersOut
+    }
+    return sum
   }
 
   private var isHome: Bool {
-    let leaks = worker.leaks
+    let leaks = leaks
     return leaks.connections == 0 && leaks.exchanges == 0 && leaks.segments == 0 && leaks.blocks == 0
-      && leaks.buffersOut == 0 && world.inFlight <= 2
+      && leaks.buffersOut == 0 && world.inFlight <= 2 * workers.count && !world.hasUntaken
   }
 
   // MARK: invariants
 
   private mutating func checkTurn() {
-    if world.turn > Simulation.turnsMax { world.fail("too many turns: the worker spins") }
+    if world.turn > Simulation.turnsMax * workers.count { world.fail("too many turns: the worker spins") }
     let exchanges = Int(board.shared.pointee.exchanges.load(ordering: .relaxed))
     let queued = Int(board.shared.pointee.queued.load(ordering: .relaxed))
     var inFlight = 0
@@ -238,7 +279,7 @@ private struct Simulation: ~Copyable {
     if exchanges != inFlight + queued {
       world.fail("\(exchanges) exchanges are open, but \(inFlight) leases are out and \(queued) wait")
     }
-    let parked = Int(counters.worker.pointee.upstreamsParked)
+    let parked = workers.reduce(0) { $0 + Int($1.counters.worker.pointee.upstreamsParked) }
     if world.openUpstreams > parked + inFlight {
       world.fail("\(world.openUpstreams) replica connections for \(inFlight) exchanges and \(parked) parked ones")
     }
@@ -246,18 +287,62 @@ private struct Simulation: ~Copyable {
     for client in clients where client.link.fd >= 0 && !client.link.proxyClosed && client.link.goneTurn < 0 {
       live += 1
       checkHeld(client.link)
+      checkHoard(client.link)
       checkDead(client.link)
     }
-    // Buffers are not for storing bytes: while they are short, none stays out for long.
-    if world.buffersFree >= world.bufferCount / 4 { shortSince = (world.now, world.turn) }
-    if let lent = world.oldestLent(besides: 100), world.turn > shortSince.turn + 100 {
-      let since = max(lent, shortSince.time)
+    for (ring, worker) in zip(world.rings, workers) { checkBuffers(ring, worker) }
+    if exchanges > live { world.fail("\(exchanges) exchanges are open for \(live) clients that are still there") }
+    for link in world.toldGone { checkGone(link) }
+    deadlines.check(world)
+    checkBlame()
+  }
+
+  /// Buffers are not for storing bytes: while they are short, none stays out for long.
+  private func checkBuffers(_ ring: SimRing, _ worker: SimWorker) {
+    if ring.freeBuffers.count >= world.bufferCount / 4 { worker.shortSince = (world.now, world.turn) }
+    let turns = 100 * workers.count
+    if let lent = world.oldestLent(ring, besides: turns), world.turn > worker.shortSince.turn + turns {
+      let since = max(lent, worker.shortSince.time)
       if world.now > since + 2 * Nanoseconds.second {
         world.fail("a buffer has been lent out for \((world.now - since) / 1_000_000) ms while others wait for one")
       }
     }
-    if exchanges > live { world.fail("\(exchanges) exchanges are open for \(live) clients that are still there") }
-    for link in world.toldGone { checkGone(link) }
+  }
+
+  /// A client that takes nothing: what the proxy has taken for it since is a window at most, however many requests
+  /// that answers.
+  private func checkHoard(_ link: Link) {
+    guard profile.boundsHoards, !link.stopped else { return }
+    let most = Int(config.streamWindow) * 3 / 2 + 4 * world.bufferBytes + 32_768
+    if link.takenSinceAccepted > most {
+      world.fail(
+        "\(link.takenSinceAccepted) bytes were taken for link \(link.id), which takes none, a window is "
+          + "\(config.streamWindow)")
+    }
+  }
+
+  /// What the proxy itself was short of is never counted as a replica's failure nor held against it.
+  private func checkBlame() {
+    guard profile.blamesNobody else { return }
+    for place in 0..<board.count {
+      for worker in workers {
+        let counts = worker.counters.replicas[place]
+        let failed =
+          counts.failConnect + counts.failSend + counts.failHead + counts.failMalformed + counts.failBody
+          + counts.timeouts
+        if failed != 0 {
+          world.fail(
+            "replica index \(place) is counted as failed (connect \(counts.failConnect), send \(counts.failSend), "
+              + "head \(counts.failHead), malformed \(counts.failMalformed), body \(counts.failBody)), but has not")
+        }
+      }
+      let health = UnsafePointer(board.health) + place
+      if health.pointee.consecutiveFailures.load(ordering: .relaxed) != 0
+        || health.pointee.ejections.load(ordering: .relaxed) != 0
+      {
+        world.fail("something is held against replica index \(place), which has done nothing wrong")
+      }
+    }
   }
 
   /// Back-pressure: what the proxy has taken for, or from, one client and not yet passed on.
@@ -288,7 +373,7 @@ private struct Simulation: ~Copyable {
   /// A reset that has reached the socket does not stay unnoticed, whether anything is received from it or not.
   private func checkDead(_ link: Link) {
     guard link.proxyDead, let request = served(link), let attempt = request.attempts.last else { return }
-    if world.turn > max(link.deadSince.turn, attempt.turn) + 3,
+    if world.turn > max(link.deadSince.turn, attempt.turn) + 3 * workers.count,
       world.now > max(link.deadSince.time, attempt.offeredAt) + 5 * Nanoseconds.millisecond + profile.lateNs
     {
       world.fail("link \(link.id)'s client is long gone, but the replica of request \(request.id) still works for it")
@@ -321,7 +406,6 @@ private struct Simulation: ~Copyable {
   }
 
   private func checkEnd() {
-    let leaks = worker.leaks
     if !isHome { world.fail("not everything came home: \(leaks), \(world.inFlight) operations in flight") }
     if world.lentNow != 0 { world.fail("\(world.lentNow) buffers are still lent") }
     for place in 0..<board.count where board.inFlight[place].load(ordering: .relaxed) != 0 {
@@ -330,7 +414,7 @@ private struct Simulation: ~Copyable {
     if board.shared.pointee.exchanges.load(ordering: .relaxed) != 0 { world.fail("exchanges are still open") }
     if board.shared.pointee.queued.load(ordering: .relaxed) != 0 { world.fail("exchanges still wait") }
     if board.shared.pointee.connections.load(ordering: .relaxed) != 0 { world.fail("connections are still counted") }
-    if draining && !worker.isFinished { world.fail("draining does not end") }
+    if draining && !areFinished { world.fail("draining does not end") }
     for link in world.links where link.fd >= 0 && !link.proxyClosed {
       world.fail("descriptor of link \(link.id) leaks")
     }

@@ -19,9 +19,6 @@ package final class World {
   private var linkOfFd: [Int] = []
   private static let firstFd: Int32 = 100
   package static let listener: Int32 = 7
-  private var backlog: [Link] = []
-  private var acceptOp = -1
-  private var acceptStep = false
   /// The listening socket still takes connections.
   var listening = true
   /// Who answers at an address.
@@ -44,6 +41,7 @@ package final class World {
     var checksum: UInt64 = 0
     var addressWord: UInt64 = 0
     var target = Token(raw: 0)
+    var ring = 0
     var how = ShutdownHow.both
     /// Its last completion is decided: posted, or on the calendar.
     var ended = false
@@ -54,15 +52,10 @@ package final class World {
   }
   private(set) var ops: [Op] = []
   private var freeOps: [Int] = []
-  private var byToken: [UInt64: Int] = [:]
-  package private(set) var inFlight = 0
+  /// One for each worker.
+  private(set) var rings: [SimRing] = []
   /// Entries of the completion queue.
   package var completionRoom = 4096
-  private var submissions: [Int] = []
-  private var wakeOp = -1
-  private var wakeWanted = false
-  private var posted: [(op: Int, completion: Completion)] = []
-  private var pulled = 0
   package private(set) var turn = 0
   /// Nothing is on the calendar and the engine has no deadline.
   package private(set) var isIdle = false
@@ -70,12 +63,7 @@ package final class World {
   // Lent buffers.
   let bufferBytes: Int
   let bufferCount: Int
-  private let memory: UnsafeMutableRawPointer
-  private var freeBuffers: [Int32]
-  private var lent: [Bool]
-  /// When each was lent, and in which turn.
-  private var lentAt: [(time: UInt64, turn: Int)]
-  var lentNow: Int { bufferCount - freeBuffers.count }
+  var lentNow: Int { rings.reduce(0) { $0 + bufferCount - $1.freeBuffers.count } }
 
   // Peers and the oracle.
   var peers: [Peer] = []
@@ -83,20 +71,18 @@ package final class World {
   var requests: [RequestRecord] = []
   /// Client links that were told of an end in this turn.
   var toldGone: [Link] = []
+  /// The longest silence in a tunnel.
+  var tunnelNs: UInt64 = 0
+  /// Time for which the worker was stopped, all in all.
+  var pausedNs: UInt64 = 0
 
-  package init(seed: UInt64, profile: Profile) {
+  package init(seed: UInt64, profile: Profile, workers: Int = 1) {
     self.profile = profile
     chance = Chance(seed: seed)
     bufferCount = chance.within(profile.buffers.lowerBound, profile.buffers.upperBound)
     bufferBytes = chance.pick(profile.bufferBytes)
-    memory = .allocate(byteCount: bufferCount * bufferBytes, alignment: 64)
-    memory.initializeMemory(as: UInt8.self, repeating: 0xDD, count: bufferCount * bufferBytes)
-    freeBuffers = (0..<Int32(bufferCount)).reversed()
-    lent = Array(repeating: false, count: bufferCount)
-    lentAt = Array(repeating: (0, 0), count: bufferCount)
+    for index in 0..<workers { rings.append(SimRing(index, buffers: bufferCount, bytes: bufferBytes)) }
   }
-
-  deinit { memory.deallocate() }
 
   /// Notes the first thing found wrong; the run stops at the end of the turn.
   func fail(_ text: @autoclosure () -> String) {
@@ -113,14 +99,19 @@ package final class World {
 
   // MARK: turns
 
-  func submitAndWait(until deadline: UInt64) {
-    precondition(pulled == posted.count, "the engine waits with completions untaken")
+  func submitAndWait(_ ring: SimRing, until deadline: UInt64) {
+    precondition(ring.pulled == ring.visible, "the engine waits with completions untaken")
     turn += 1
-    posted.removeAll(keepingCapacity: true)
-    pulled = 0
+    ring.effort.endTurn(self)
+    // Those of the wait before have been taken; new ones may have come while other workers ran.
+    ring.posted.removeFirst(ring.pulled)
+    ring.posted.insert(contentsOf: ring.heldBack, at: 0)
+    ring.heldBack.removeAll(keepingCapacity: true)
+    ring.pulled = 0
+    ring.deadline = deadline
     isIdle = false
     now += 200 + UInt64(chance.below(1_500))
-    for op in submissions {
+    for op in ring.submissions {
       switch ops[op].kind {
       case .shutdown, .close:
         // The kernel hands these to a thread of its own (IORING_OP_SHUTDOWN always).
@@ -132,34 +123,64 @@ package final class World {
       case .accept, .wake, .connect, .receive, .send, .watch, .cancel: perform(op)
       }
     }
-    submissions.removeAll(keepingCapacity: true)
+    ring.submissions.removeAll(keepingCapacity: true)
     if chance.hit(profile.leaps) {
       now += chance.delay(profile.leapNs)
       log("leap", Int(now))
     }
     runDue()
-    while posted.isEmpty {
-      guard let at = calendar.next, at <= deadline else {
-        if deadline == .max {
-          isIdle = true
-        } else {
-          now = max(now, deadline) + UInt64(chance.below(20_000))
-          runDue()
-        }
-        break
-      }
-      now = max(now, at)
-      handle(calendar.pop())
-    }
+    wait(ring, until: deadline)
     // More may come in before the worker runs.
-    if !posted.isEmpty && chance.hit(0.4) {
+    if !ring.posted.isEmpty && chance.hit(0.4) {
       let end = now + chance.delay(100 * Nanoseconds.microsecond)
       while let at = calendar.next, at <= end {
         now = max(now, at)
         handle(calendar.pop())
       }
     }
-    if profile.shuffles { shuffle() }
+    if profile.shuffles { shuffle(ring) }
+    if chance.hit(profile.pauses) { interrupt(ring) }
+    ring.visible = ring.posted.count
+  }
+
+  private func wait(_ ring: SimRing, until deadline: UInt64) {
+    while ring.posted.isEmpty {
+      var others = UInt64.max
+      for other in rings where other !== ring { others = min(others, other.isDue(now) ? now : other.deadline) }
+      if let at = calendar.next, at <= min(deadline, others) {
+        now = max(now, at)
+        handle(calendar.pop())
+        continue
+      }
+      if others <= deadline && others != .max {
+        // Another worker's turn comes first: this wait is cut short, as by a signal.
+        ring.effort.interrupted()
+      } else if deadline == .max {
+        isIdle = true
+      } else {
+        now = max(now, deadline) + UInt64(chance.below(20_000))
+        runDue()
+      }
+      return
+    }
+  }
+
+  /// The process was stopped while it waited, and its wait ends without completions (EINTR): the time is much later,
+  /// and what has come meanwhile is there to be taken by the next wait.
+  private func interrupt(_ ring: SimRing) {
+    let paused = chance.delay(profile.pauseNs)
+    let end = now + paused
+    // Its peers and its kernel go on.
+    while let at = calendar.next, at <= end {
+      now = max(now, at)
+      handle(calendar.pop())
+    }
+    now = end
+    pausedNs += paused
+    log("stopped and continued: ms", Int(paused / Nanoseconds.millisecond))
+    swap(&ring.posted, &ring.heldBack)
+    isIdle = false
+    ring.effort.interrupted()
   }
 
   private func runDue() {
@@ -167,22 +188,29 @@ package final class World {
   }
 
   /// Completions of different operations in any order, those of one in theirs.
-  private func shuffle() {
-    guard posted.count > 1 else { return }
-    for _ in 0..<chance.below(min(posted.count, 8)) {
-      for index in 1..<posted.count where posted[index].op != posted[index - 1].op && chance.hit(0.5) {
-        posted.swapAt(index, index - 1)
+  private func shuffle(_ ring: SimRing) {
+    guard ring.posted.count > 1 else { return }
+    for _ in 0..<chance.below(min(ring.posted.count, 8)) {
+      for index in 1..<ring.posted.count
+      where ring.posted[index].op != ring.posted[index - 1].op && chance.hit(0.5) {
+        ring.posted.swapAt(index, index - 1)
       }
     }
   }
 
-  func next() -> Completion? {
-    guard pulled < posted.count else { return nil }
-    let (op, completion) = posted[pulled]
-    pulled += 1
+  func next(_ ring: SimRing) -> Completion? {
+    guard ring.pulled < ring.visible else { return nil }
+    let (op, completion) = ring.posted[ring.pulled]
+    ring.pulled += 1
     deliver(op, completion)
     return completion
   }
+
+  /// Something has happened that its worker has not been told yet.
+  var hasUntaken: Bool { rings.contains { $0.pulled < $0.posted.count || !$0.heldBack.isEmpty } }
+
+  /// Operations that the kernel holds.
+  var inFlight: Int { rings.reduce(0) { $0 + $1.inFlight } }
 
   private func handle(_ event: Event) {
     switch event.kind {
@@ -190,6 +218,7 @@ package final class World {
     case .arriveAtPeer: arriveAtPeer(links[event.a], event.b)
     case .resetToProxy: resetToProxy(links[event.a])
     case .resetToPeer: resetToPeer(links[event.a])
+    case .probesFail: resetToProxy(links[event.a], error: 110)
     case .receiveStep:
       links[event.a].receiveStep = false
       tryReceive(links[event.a])
@@ -204,9 +233,9 @@ package final class World {
       if peerWakes[event.a] <= now { peerWakes[event.a] = .max }
       peers[event.a].wake(self)
     case .acceptStep:
-      acceptStep = false
-      tryAccept()
-    case .wakeWorker: tryWake()
+      rings[event.a].acceptStep = false
+      tryAccept(rings[event.a])
+    case .wakeWorker: tryWake(rings[event.a])
     case .wakeLinkPeer: links[event.a].peer?.wake(self)
     }
   }
@@ -215,7 +244,7 @@ package final class World {
 
   // MARK: operations
 
-  private func queue(_ kind: Operation, _ token: Token, link: Link?) -> Int {
+  private func queue(_ ring: SimRing, _ kind: Operation, _ token: Token, link: Link?) -> Int {
     let index: Int
     if let free = freeOps.popLast() {
       index = free
@@ -230,52 +259,58 @@ package final class World {
     ops[index].token = token
     ops[index].link = link?.id ?? -1
     ops[index].free = false
-    inFlight += 1
-    if inFlight > completionRoom { fail("more operations in flight than the completion queue holds: \(inFlight)") }
+    ops[index].ring = ring.index
+    ring.inFlight += 1
+    if ring.inFlight > completionRoom {
+      fail("more operations in flight than the completion queue holds: \(ring.inFlight)")
+    }
     // Operations without a slot, and those that are only counted, need no name of their own.
     if token.slot != noSlot && kind != .shutdown {
-      if byToken[token.raw] != nil { fail("token of \(kind) is in flight already: slot \(token.slot)") }
-      byToken[token.raw] = index
+      if ring.byToken[token.raw] != nil { fail("token of \(kind) is in flight already: slot \(token.slot)") }
+      ring.byToken[token.raw] = index
     }
     if token.operation != kind { fail("\(kind) was queued with a token that says \(token.operation)") }
     link?.operations += 1
-    submissions.append(index)
+    ring.submissions.append(index)
+    ring.effort.queued(kind)
     return index
   }
 
-  private func openLink(_ fd: Int32, _ verb: StaticString) -> Link? {
+  private func openLink(_ ring: SimRing, _ fd: Int32, _ verb: StaticString) -> Link? {
     let index = Int(fd) - Int(World.firstFd)
     guard index >= 0, index < linkOfFd.count, !links[linkOfFd[index]].proxyClosed else {
       fail("\(verb) on descriptor \(fd), which is not open")
       return nil
     }
-    return links[linkOfFd[index]]
+    let link = links[linkOfFd[index]]
+    if link.ring != ring.index { fail("\(verb) on descriptor \(fd), which is another worker's") }
+    return link
   }
 
-  func accept(on listener: Int32, token: Token) {
+  func accept(_ ring: SimRing, on listener: Int32, token: Token) {
     if listener != World.listener { fail("accept on descriptor \(listener), which does not listen") }
-    if acceptOp >= 0 { fail("a second accept was armed") }
+    if ring.acceptOp >= 0 { fail("a second accept was armed") }
     log("accept armed")
-    acceptOp = queue(.accept, token, link: nil)
+    ring.acceptOp = queue(ring, .accept, token, link: nil)
   }
 
-  func receive(_ fd: Int32, limit: UInt32, token: Token) {
-    guard let link = openLink(fd, "receive") else { return }
+  func receive(_ ring: SimRing, _ fd: Int32, limit: UInt32, token: Token) {
+    guard let link = openLink(ring, fd, "receive") else { return }
     log("receive: link, limit", link.id, Int(limit))
     if link.receiveOp >= 0 || link.receiveQueued { fail("a second receive was armed on link \(link.id)") }
     if !link.connected { fail("receive before connect on link \(link.id)") }
     link.receiveQueued = true
-    let op = queue(.receive, token, link: link)
+    let op = queue(ring, .receive, token, link: link)
     ops[op].limit = max(1, Int(limit))
   }
 
-  func send(_ fd: Int32, _ slices: UnsafePointer<IOSlice>, _ count: Int, token: Token) {
-    guard let link = openLink(fd, "send") else { return }
+  func send(_ ring: SimRing, _ fd: Int32, _ slices: UnsafePointer<IOSlice>, _ count: Int, token: Token) {
+    guard let link = openLink(ring, fd, "send") else { return }
     if link.sendOp >= 0 || link.sendQueued { fail("a second send while one is in flight on link \(link.id)") }
     if !link.connected { fail("send before connect on link \(link.id)") }
     if link.proxyShutWrite { fail("send after shutdown on link \(link.id)") }
     link.sendQueued = true
-    let op = queue(.send, token, link: link)
+    let op = queue(ring, .send, token, link: link)
     if count < 1 || count > gatherMax { fail("a send of \(count) slices") }
     var total = 0
     for index in 0..<count {
@@ -297,85 +332,91 @@ package final class World {
     return value
   }
 
-  func watch(_ fd: Int32, token: Token) {
-    guard let link = openLink(fd, "watch") else { return }
+  func watch(_ ring: SimRing, _ fd: Int32, token: Token) {
+    guard let link = openLink(ring, fd, "watch") else { return }
     log("watch: link", link.id)
     if link.watchOp >= 0 || link.watchQueued { fail("a second watch was armed on link \(link.id)") }
     link.watchQueued = true
-    link.watchSeen = 0
-    _ = queue(.watch, token, link: link)
+    _ = queue(ring, .watch, token, link: link)
   }
 
-  func unread(on fd: Int32) -> Unread {
-    guard let link = openLink(fd, "unread") else { return Unread(bytes: 0, silenceNs: 0) }
+  func unread(_ ring: SimRing, on fd: Int32) -> Unread {
+    guard let link = openLink(ring, fd, "unread") else { return Unread(bytes: 0, silenceNs: 0) }
     return Unread(bytes: link.toProxy.available, silenceNs: now - link.cameAt)
   }
 
-  func connect(_ fd: Int32, to address: UnsafePointer<SocketAddress>, token: Token) {
-    guard let link = openLink(fd, "connect") else { return }
+  func connect(_ ring: SimRing, _ fd: Int32, to address: UnsafePointer<SocketAddress>, token: Token) {
+    guard let link = openLink(ring, fd, "connect") else { return }
     if link.connectOp >= 0 || link.connected { fail("a second connect on link \(link.id)") }
     if address.pointee.length == 0 || address.pointee.family != 2 { fail("connect to no address") }
     log("connect: link, port", link.id, Int(address.pointee.port))
-    let op = queue(.connect, token, link: link)
+    let op = queue(ring, .connect, token, link: link)
     ops[op].addressWord = address.pointee.storage.0
     link.connectOp = op
+    link.beganAt = now
   }
 
-  func shutdown(_ fd: Int32, _ how: ShutdownHow, token: Token) {
-    guard let link = openLink(fd, "shutdown") else { return }
+  func shutdown(_ ring: SimRing, _ fd: Int32, _ how: ShutdownHow, token: Token) {
+    guard let link = openLink(ring, fd, "shutdown") else { return }
     log(how == .both ? "shutdown both: link" : "shutdown write: link", link.id)
-    if how == .write { link.ending = true }
-    let op = queue(.shutdown, token, link: link)
+    if how == .write && !link.ending {
+      link.ending = true
+      link.endingAt = now
+    }
+    let op = queue(ring, .shutdown, token, link: link)
     ops[op].how = how
     if how == .both { markStopped(link) }
     if how == .write && link.sendOp >= 0 { fail("shutdown for writing with a send in flight on link \(link.id)") }
   }
 
-  func close(_ fd: Int32, token: Token) {
-    guard let link = openLink(fd, "close") else { return }
+  func close(_ ring: SimRing, _ fd: Int32, token: Token) {
+    guard let link = openLink(ring, fd, "close") else { return }
     log("close: link", link.id)
     if link.operations > 0 { fail("close with \(link.operations) operations in flight on link \(link.id)") }
     markStopped(link)
     link.proxyClosed = true
-    _ = queue(.close, token, link: link)
+    _ = queue(ring, .close, token, link: link)
   }
 
-  func cancel(_ target: Token, token: Token) {
+  func cancel(_ ring: SimRing, _ target: Token, token: Token) {
     log("cancel: operation, slot", Int(target.operation.rawValue), Int(target.slot))
-    if let op = byToken[target.raw], ops[op].link >= 0 { markStopped(links[ops[op].link]) }
-    let op = queue(.cancel, token, link: nil)
+    if let op = ring.byToken[target.raw], ops[op].link >= 0 { markStopped(links[ops[op].link]) }
+    let op = queue(ring, .cancel, token, link: nil)
     ops[op].target = target
   }
 
-  func armWake(token: Token) {
-    if wakeOp >= 0 { fail("a second wake was armed") }
-    wakeOp = queue(.wake, token, link: nil)
+  func armWake(_ ring: SimRing, token: Token) {
+    if ring.wakeOp >= 0 { fail("a second wake was armed") }
+    ring.wakeOp = queue(ring, .wake, token, link: nil)
   }
 
   private func markStopped(_ link: Link) {
     guard !link.stopped else { return }
     link.stopped = true
+    link.stoppedAt = now
     if link.side == .replica { openUpstreams -= 1 }
+    tellStopped(link)
   }
 
-  func openSocket() -> Int32 {
+  func openSocket(_ ring: SimRing) -> Int32 {
     if chance.hit(profile.socketErrors) {
       log("socket: EMFILE")
       return -24
     }
     let link = newLink(.replica)
     openUpstreams += 1
+    link.ring = ring.index
     giveFd(link)
     return link.fd
   }
 
-  func resetOnClose(_ fd: Int32) {
-    guard let link = openLink(fd, "resetOnClose") else { return }
+  func resetOnClose(_ ring: SimRing, _ fd: Int32) {
+    guard let link = openLink(ring, fd, "resetOnClose") else { return }
     link.resetOnClose = true
   }
 
-  func peerAddress(of fd: Int32) -> SocketAddress {
-    _ = openLink(fd, "peerAddress")
+  func peerAddress(_ ring: SimRing, of fd: Int32) -> SocketAddress {
+    _ = openLink(ring, fd, "peerAddress")
     return .ipv4(10, 1, UInt8(truncatingIfNeeded: fd >> 8), UInt8(truncatingIfNeeded: fd), port: 40_000)
   }
 
@@ -404,8 +445,8 @@ package final class World {
     ops[op].started = true
     let link = ops[op].link >= 0 ? links[ops[op].link] : nil
     switch ops[op].kind {
-    case .accept: tryAccept()
-    case .wake: tryWake()
+    case .accept: tryAccept(rings[ops[op].ring])
+    case .wake: tryWake(rings[ops[op].ring])
     case .connect: startConnect(op, link!)
     case .receive:
       link!.receiveQueued = false
@@ -438,12 +479,15 @@ package final class World {
 
   private func post(_ op: Int, _ result: Int32, buffer: BufferID = .none, more: Bool = false) {
     if !more { ops[op].ended = true }
-    posted.append((op, Completion(token: ops[op].token, result: result, buffer: buffer, more: more)))
+    rings[ops[op].ring].posted.append(
+      (op, Completion(token: ops[op].token, result: result, buffer: buffer, more: more)))
   }
 
   /// A completion is handed to the engine: the operation's memory is the engine's again.
   private func deliver(_ op: Int, _ completion: Completion) {
     let link = ops[op].link >= 0 ? links[ops[op].link] : nil
+    let ring = rings[ops[op].ring]
+    ring.effort.told(ops[op].kind, completion)
     switch ops[op].kind {
     case .receive:
       log("received: link, result, more", link!.id, Int(completion.result), completion.more ? 1 : 0)
@@ -463,11 +507,11 @@ package final class World {
     }
     guard !completion.more else { return }
     link?.operations -= 1
-    if byToken[ops[op].token.raw] == op { byToken[ops[op].token.raw] = nil }
+    if ring.byToken[ops[op].token.raw] == op { ring.byToken[ops[op].token.raw] = nil }
     ops[op].free = true
     ops[op].slices = []
     freeOps.append(op)
-    inFlight -= 1
+    ring.inFlight -= 1
   }
 
   // MARK: accepting
@@ -480,6 +524,10 @@ package final class World {
 
   /// The last such client resets its connection.
   package func hangUp() { peerAbort(links[links.count - 1]) }
+  /// It sends its FIN and stays.
+  package func endHalf() { peerFinish(links[links.count - 1]) }
+  /// It is gone without a word.
+  package func vanish() { peerVanish(links[links.count - 1]) }
 
   /// A client's connection has reached the listener.
   func arrive(_ link: Link) {
@@ -488,49 +536,57 @@ package final class World {
       resetToPeer(link)
       return
     }
-    backlog.append(link)
-    tryAccept()
+    // SO_REUSEPORT: one of the workers' sockets, and no other.
+    let ring = rings.count == 1 ? rings[0] : chance.pick(rings)
+    ring.backlog.append(link)
+    tryAccept(ring)
   }
 
-  private func tryAccept() {
-    while acceptOp >= 0, !ops[acceptOp].ended, !backlog.isEmpty, !acceptStep {
+  private func tryAccept(_ ring: SimRing) {
+    while ring.acceptOp >= 0, !ops[ring.acceptOp].ended, !ring.backlog.isEmpty, !ring.acceptStep {
       if chance.hit(profile.acceptErrors) {
-        post(acceptOp, -24)
-        acceptOp = -1
+        post(ring.acceptOp, -24)
+        ring.acceptOp = -1
         return
       }
-      let link = backlog.removeFirst()
+      let link = ring.backlog.removeFirst()
+      link.ring = ring.index
       giveFd(link)
+      link.beganAt = now
       log("accept: link, fd", link.id, Int(link.fd))
       let more = !chance.hit(profile.endEarly)
-      post(acceptOp, link.fd, more: more)
-      if !more { acceptOp = -1 }
+      post(ring.acceptOp, link.fd, more: more)
+      if !more { ring.acceptOp = -1 }
       if chance.hit(0.3) {
-        acceptStep = true
-        schedule(.acceptStep, 0, after: chance.delay(profile.lateNs))
+        ring.acceptStep = true
+        schedule(.acceptStep, ring.index, after: chance.delay(profile.lateNs))
       }
     }
   }
 
-  /// The process has closed its listening socket.
+  /// The process has closed its listening sockets.
   func stopListening() {
     listening = false
-    for link in backlog { resetToPeer(link) }
-    backlog = []
+    for ring in rings {
+      for link in ring.backlog { resetToPeer(link) }
+      ring.backlog = []
+    }
   }
 
   // MARK: waking
 
-  func wakeWorker() {
-    wakeWanted = true
-    schedule(.wakeWorker, 0, after: chance.delay(100 * Nanoseconds.microsecond))
+  func wakeWorkers() {
+    for ring in rings {
+      ring.wakeWanted = true
+      schedule(.wakeWorker, ring.index, after: chance.delay(100 * Nanoseconds.microsecond))
+    }
   }
 
-  private func tryWake() {
-    guard wakeWanted, wakeOp >= 0 else { return }
-    wakeWanted = false
-    post(wakeOp, 8)
-    wakeOp = -1
+  private func tryWake(_ ring: SimRing) {
+    guard ring.wakeWanted, ring.wakeOp >= 0 else { return }
+    ring.wakeWanted = false
+    post(ring.wakeOp, 8)
+    ring.wakeOp = -1
   }
 
   // MARK: connecting
@@ -539,6 +595,15 @@ package final class World {
     link.toPeer.latency = chance.delay(profile.latencyNs)
     var wait = 2 * link.toPeer.latency
     if chance.hit(profile.slowConnects) { wait += chance.delay(20 * Nanoseconds.second) }
+    if chance.hit(profile.localConnectErrors) {
+      // EADDRNOTAVAIL: no port of ours is left. The replica has no part in it.
+      ops[op].addressWord = 0
+      schedule(.finish, op, ops[op].serial, after: 1)
+      ops[op].ended = true
+      ops[op].result = -99
+      link.connectOp = -1
+      return
+    }
     schedule(.connectEnds, op, ops[op].serial, after: wait)
   }
 
@@ -551,6 +616,7 @@ package final class World {
       return
     }
     link.connected = true
+    link.connectOp = -1
     link.replicaIndex = replica.index
     replica.accept(link, self)
     finish(op, 0)
@@ -574,14 +640,14 @@ package final class World {
         }
         return
       }
-      guard let buffer = takeBuffer() else {
+      guard let buffer = takeBuffer(rings[link.ring]) else {
         endReceive(link, -105)
         return
       }
       var count = min(available, bufferBytes)
       if chance.hit(profile.shortReceives) { count = chance.size(count) }
       link.toProxy.withAvailable {
-        (memory + Int(buffer) * bufferBytes).copyMemory(from: $0.baseAddress!, byteCount: count)
+        (rings[link.ring].memory + Int(buffer) * bufferBytes).copyMemory(from: $0.baseAddress!, byteCount: count)
       }
       link.toProxy.take(count)
       ops[op].moved += count
@@ -605,6 +671,7 @@ package final class World {
 
   // MARK: watching
 
+  /// A poll of many shots, poll(2): each change of the state is told, with all that is so then, until it is cancelled.
   func tryWatch(_ link: Link) {
     guard link.watchOp >= 0 else { return }
     let op = link.watchOp
@@ -614,10 +681,15 @@ package final class World {
       found |= PeerEnd.both
     }
     if link.proxyDead || link.toProxy.finArrived || link.proxyShutRead { found |= PeerEnd.fin }
-    // Edge triggered: each change once.
-    guard found != link.watchSeen else { return }
-    link.watchSeen = found
-    post(op, found, more: true)
+    guard found & ~link.watchTold != 0 else { return }
+    link.watchTold |= found
+    // The kernel ends it early where the completion queue was full.
+    let more = !chance.hit(profile.endEarly * 0.2)
+    if !more {
+      link.watchOp = -1
+      link.watchTold = 0
+    }
+    post(op, found, more: more)
   }
 
   // MARK: sending
@@ -644,6 +716,7 @@ package final class World {
       copy(op, count, to: link)
       ops[op].moved += count
       link.acceptedFromProxy += count
+      link.lastAccepted = now
       tellAccepted(link, count)
       scheduleArrival(link, toProxy: false)
       if ops[op].moved == ops[op].total {
@@ -696,7 +769,7 @@ package final class World {
   }
 
   private func arriveAtProxy(_ link: Link, _ mark: Int) {
-    guard !link.toProxy.dead else { return }
+    guard !link.toProxy.dead, !link.vanished else { return }
     if link.proxyClosed {
       if mark > link.toProxy.arrived {
         link.toProxy.dead = true
@@ -714,7 +787,7 @@ package final class World {
   }
 
   private func arriveAtPeer(_ link: Link, _ mark: Int) {
-    guard !link.toPeer.dead else { return }
+    guard !link.toPeer.dead, !link.vanished else { return }
     if link.peerClosed {
       if mark > link.toPeer.arrived {
         link.toPeer.dead = true
@@ -737,10 +810,10 @@ package final class World {
     }
   }
 
-  func resetToProxy(_ link: Link) {
+  func resetToProxy(_ link: Link, error: Int32 = 104) {
     guard !link.proxyClosed, !link.proxyDead else { return }
-    log("reset reaches proxy: link", link.id)
-    link.proxyError = 104
+    log("break reaches proxy: link, error", link.id, Int(error))
+    link.proxyError = error
     link.proxyDead = true
     link.deadSince = (now, turn)
     link.toPeer.dead = true
@@ -796,7 +869,7 @@ package final class World {
   }
 
   private func performCancel(_ op: Int) {
-    guard let target = byToken[ops[op].target.raw], ops[target].started, !ops[target].ended else {
+    guard let target = rings[ops[op].ring].byToken[ops[op].target.raw], ops[target].started, !ops[target].ended else {
       finish(op, chance.hit(0.2) ? -114 : -2)
       return
     }
@@ -815,10 +888,10 @@ package final class World {
     let link = ops[op].link >= 0 ? links[ops[op].link] : nil
     switch ops[op].kind {
     case .receive:
-      if let link, chance.hit(0.3), link.toProxy.available > 0, let buffer = takeBuffer() {
+      if let link, chance.hit(0.3), link.toProxy.available > 0, let buffer = takeBuffer(rings[link.ring]) {
         let count = chance.size(min(link.toProxy.available, bufferBytes))
         link.toProxy.withAvailable {
-          (memory + Int(buffer) * bufferBytes).copyMemory(from: $0.baseAddress!, byteCount: count)
+          (rings[link.ring].memory + Int(buffer) * bufferBytes).copyMemory(from: $0.baseAddress!, byteCount: count)
         }
         link.toProxy.take(count)
         let last = chance.hit(0.5)
@@ -833,11 +906,12 @@ package final class World {
     case .send: endSend(link!, -125)
     case .watch:
       link!.watchOp = -1
+      link!.watchTold = 0
       post(op, -125)
     case .connect:
       if chance.hit(profile.cancelRaces) { connectEnds(op) } else { finish(op, -125) }
     case .accept:
-      acceptOp = -1
+      rings[ops[op].ring].acceptOp = -1
       post(op, -125)
     case .wake, .shutdown, .close, .cancel: fail("cancel of a \(ops[op].kind)")
     }
@@ -845,42 +919,41 @@ package final class World {
 
   // MARK: lent buffers
 
-  private func takeBuffer() -> Int32? {
-    guard !freeBuffers.isEmpty, !chance.hit(profile.noBuffers) else { return nil }
-    let place = chance.hit(0.2) ? chance.below(freeBuffers.count) : freeBuffers.count - 1
-    freeBuffers.swapAt(place, freeBuffers.count - 1)
-    let buffer = freeBuffers.removeLast()
-    lent[Int(buffer)] = true
-    lentAt[Int(buffer)] = (now, turn)
+  private func takeBuffer(_ ring: SimRing) -> Int32? {
+    guard !ring.freeBuffers.isEmpty, !chance.hit(profile.noBuffers) else { return nil }
+    let place = chance.hit(0.2) ? chance.below(ring.freeBuffers.count) : ring.freeBuffers.count - 1
+    ring.freeBuffers.swapAt(place, ring.freeBuffers.count - 1)
+    let buffer = ring.freeBuffers.removeLast()
+    ring.lent[Int(buffer)] = true
+    ring.lentAt[Int(buffer)] = (now, turn)
     return buffer
   }
 
-  func bytes(of buffer: BufferID) -> UnsafeMutableRawPointer {
-    if buffer.raw < 0 || Int(buffer.raw) >= bufferCount || !lent[Int(buffer.raw)] {
+  func bytes(_ ring: SimRing, of buffer: BufferID) -> UnsafeMutableRawPointer {
+    if buffer.raw < 0 || Int(buffer.raw) >= bufferCount || !ring.lent[Int(buffer.raw)] {
       fail("buffer \(buffer.raw) was used without being lent")
-      return memory
+      return ring.memory
     }
-    return memory + Int(buffer.raw) * bufferBytes
+    return ring.memory + Int(buffer.raw) * bufferBytes
   }
 
-  func giveBack(_ buffer: BufferID) {
-    guard buffer.raw >= 0, Int(buffer.raw) < bufferCount, lent[Int(buffer.raw)] else {
+  func giveBack(_ ring: SimRing, _ buffer: BufferID) {
+    guard buffer.raw >= 0, Int(buffer.raw) < bufferCount, ring.lent[Int(buffer.raw)] else {
       fail("buffer \(buffer.raw) was given back without being lent")
       return
     }
-    lent[Int(buffer.raw)] = false
+    ring.lent[Int(buffer.raw)] = false
     // Whoever still reads it will read this.
-    (memory + Int(buffer.raw) * bufferBytes).initializeMemory(as: UInt8.self, repeating: 0xDD, count: bufferBytes)
-    freeBuffers.append(buffer.raw)
+    (ring.memory + Int(buffer.raw) * bufferBytes).initializeMemory(
+      as: UInt8.self, repeating: 0xDD, count: bufferBytes)
+    ring.freeBuffers.append(buffer.raw)
   }
 
-  var buffersFree: Int { freeBuffers.count }
-
   /// Since when the buffer that was lent first is out; those of the last `turns` turns do not count.
-  func oldestLent(besides turns: Int) -> UInt64? {
+  func oldestLent(_ ring: SimRing, besides turns: Int) -> UInt64? {
     var oldest: UInt64?
-    for buffer in 0..<bufferCount where lent[buffer] && lentAt[buffer].turn + turns < turn {
-      oldest = min(oldest ?? .max, lentAt[buffer].time)
+    for buffer in 0..<bufferCount where ring.lent[buffer] && ring.lentAt[buffer].turn + turns < turn {
+      oldest = min(oldest ?? .max, ring.lentAt[buffer].time)
     }
     return oldest
   }

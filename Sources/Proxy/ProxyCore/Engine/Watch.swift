@@ -34,6 +34,8 @@ extension Worker where IO: ~Copyable {
       return
     }
     guard result > 0 else { return }
+    // The kernel ends a multishot poll early where its completion queue was full.
+    if !completion.more { watch(slot) }
     let isExchange = connection.pointee.state == .exchanging && connection.pointee.exchange != noSlot
     if result & PeerEnd.broken != 0 || (result & PeerEnd.both != 0 && isExchange) {
       mark(slot, Fault(.client, .body, .closed))

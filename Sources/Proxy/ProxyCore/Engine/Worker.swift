@@ -19,6 +19,8 @@ import Synchronization
 
 /// A turn that comes so much later than a deadline asked for was held up from outside.
 private let lateNs: UInt64 = 100_000_000
+/// Looks of a late turn at what is ready: with thousands of busy streams there is no end to it.
+private let catchUpMost = 64
 
 /// What is still in use; all zero (and no buffer out) when every connection has ended.
 package struct WorkerLeaks: BitwiseCopyable, Equatable {
@@ -188,15 +190,19 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
   }
 
   /// This turn comes late: the process was stopped, or its machine paused. What is ready by now came in time, and must
-  /// be seen before deadlines are judged; a receive or accept may have to be armed again to bring all of it.
+  /// be seen before deadlines are judged. A look may bring only part of it, and receives have to be armed again, so looks
+  /// go on until two in a row bring nothing.
   private mutating func catchUp() {
-    var look = 0
-    while look < 3 {
+    var looks = 0
+    var empty = 0
+    while looks < catchUpMost && empty < 2 {
+      let before = counters.worker.pointee.completions
       sendDue()
       io.submitAndWait(until: io.now)
       handleCompletions()
       settleAndPlace()
-      look += 1
+      looks += 1
+      empty = counters.worker.pointee.completions == before ? empty + 1 : 0
     }
   }
 

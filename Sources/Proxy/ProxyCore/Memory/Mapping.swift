@@ -3,6 +3,9 @@
 
 import Glibc
 
+/// Told of each mapping by tools that make thousands of workers and take their memory back; the proxy has none.
+package nonisolated(unsafe) var mapped: ((UnsafeMutableRawPointer, Int) -> Void)?
+
 /// Zeroed room for `count` values that lives as long as the process, which ends here when there is no address space
 /// left for it. Zero bytes must be a valid value of `T`.
 package func mapZeroed<T: ~Copyable>(_ count: Int, of type: T.Type = T.self) -> UnsafeMutablePointer<T> {
@@ -14,5 +17,6 @@ package func mapZeroed<T: ~Copyable>(_ count: Int, of type: T.Type = T.self) -> 
         + "(ulimit -v), or lower what --print-plan shows")
     exit(1)
   }
+  mapped?(memory, bytes)
   return memory.bindMemory(to: type, capacity: max(1, count))
 }
