@@ -21,7 +21,6 @@ test: build ## Build and run every test.
 	swift test --no-parallel
 	.build/release/sky-sim --seeds 40 --all
 	.build/release/sky-control-sim --seeds 100 --all
-	$(MAKE) prove-short
 
 build: packages ## Build the release binaries, installing what is missing.
 	swift build -c release --product sky

@@ -19,8 +19,9 @@ import Synchronization
 
 /// A turn that comes so much later than a deadline asked for was held up from outside.
 private let lateNs: UInt64 = 100_000_000
-/// Looks of a late turn at what is ready: with thousands of busy streams there is no end to it.
-private let catchUpMost = 64
+/// So long after a late turn no deadline is judged: what is ready by then came in time, and is to be seen first. One
+/// look may bring only part of it, since receives and accepts have to be armed again.
+private let graceNs: UInt64 = 20_000_000
 
 /// What is still in use; all zero (and no buffer out) when every connection has ended.
 package struct WorkerLeaks: BitwiseCopyable, Equatable {
@@ -76,6 +77,8 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
   /// Where the next look for stalled peers begins, and when it may (Spill).
   var relieveFrom: UInt32 = 0
   var relieveAt: UInt64 = 0
+  /// No deadline is judged before this time.
+  var graceUntil: UInt64 = 0
   /// When exchanges of replicas that leave have to end.
   var cuts = CutWatch()
   /// Where the next look for an idle client begins (Listener).
@@ -155,8 +158,11 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
     counters.worker.pointee.turns &+= 1
     handleCompletions()
     settleAndPlace()
-    if io.now > due && io.now - due > lateNs { catchUp() }
-    while let slot = wheel.expired(now: io.now) { alarm(slot) }
+    // The process was stopped, or its machine paused.
+    if io.now > due && io.now - due > lateNs { graceUntil = io.now + graceNs }
+    if io.now >= graceUntil {
+      while let slot = wheel.expired(now: io.now) { alarm(slot) }
+    }
     if cuts.isDue(board, now: io.now) { cutWithdrawn() }
     // A deadline may have ended an exchange or begun a retry.
     if faultyHead != noSlot || ready.head != noSlot { settleAndPlace() }
@@ -189,28 +195,11 @@ package struct Worker<IO: RingIO & ~Copyable>: ~Copyable {
     if faultyHead != noSlot { settleFaults() }
   }
 
-  /// This turn comes late: the process was stopped, or its machine paused. What is ready by now came in time, and must
-  /// be seen before deadlines are judged. A look may bring only part of it, and receives have to be armed again, so looks
-  /// go on until two in a row bring nothing.
-  private mutating func catchUp() {
-    var looks = 0
-    var empty = 0
-    while looks < catchUpMost && empty < 2 {
-      let before = counters.worker.pointee.completions
-      sendDue()
-      io.submitAndWait(until: io.now)
-      handleCompletions()
-      settleAndPlace()
-      looks += 1
-      empty = counters.worker.pointee.completions == before ? empty + 1 : 0
-    }
-  }
-
   /// After the last turn: what that one queued (the close of a client it refused) goes to the kernel, too.
   package mutating func finish() { io.submitAndWait(until: io.now) }
 
   private var nextWake: UInt64 {
-    var at = wheel.nextWake
+    var at = max(wheel.nextWake, graceUntil)
     // Another worker's release is not announced: look again in a millisecond.
     if waiting.head != noSlot { at = min(at, io.now + 1_000_000) }
     if isShort { at = min(at, max(relieveAt, io.now + 1_000_000)) }
