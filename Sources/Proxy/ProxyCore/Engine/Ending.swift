@@ -1,6 +1,6 @@
 // How exchanges end. While a turn handles completions, whatever fails or runs short only marks the connection it
-// happened on: no exchange ends under its caller's hands. At the end of the turn each marked connection is settled here,
-// in one place: tried again, answered, cut or given up. Every way out releases the lease exactly once.
+// happened on: no exchange ends under its caller's hands. At the end of the turn each marked connection is settled in
+// this one place: tried again, answered, cut or given up. Every way out releases the lease exactly once.
 //
 //   mark(slot, fault) ──▶ settleFaults ──▶ client's:  answered, or cut when the response has begun, or closed
 //                                     └──▶ replica's: another attempt where that is safe, otherwise as above
