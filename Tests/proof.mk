@@ -34,7 +34,7 @@ sanitize-short: thread-proxy
 
 .PHONY: prove-short
 
-# What `make test` has time for: a few seconds of each.
+# A few seconds of each of them.
 prove-short: packages sanitize-short
 	Tests/Fuzz/fuzz.sh 24
 	python3 Tests/Soak/soak.py --proxy .build/release/sky-proxy --seconds 20
