@@ -145,12 +145,13 @@ package final class Server {
     }
     var sockets: [Int32] = []
     try awaitFree(endpoint, address)
+    let keepaliveSeconds = EngineConfig(config).keepaliveSeconds
     for _ in 0..<workers {
       if address.family == AF_UNIX, let first = sockets.first {
         sockets.append(first)
         continue
       }
-      let fd = openListener(&address, keepaliveSeconds: EngineConfig(config).keepaliveSeconds)
+      let fd = openListener(&address, keepaliveSeconds: keepaliveSeconds)
       if fd < 0 { throw cannotListen(endpoint, -fd) }
       if config.sendBuffer > 0 {
         // Accepted sockets inherit it. The kernel doubles the value for its own bookkeeping (man 7 socket).

@@ -28,7 +28,7 @@ extension Worker where IO: ~Copyable {
     resumeReceive(client)
   }
 
-  /// The client owes the rest of its body from now on.
+  /// The peer, client or replica, owes the rest of its body from now on.
   @inline(__always)
   mutating func awaitBody(_ slot: UInt32) {
     if connections[slot].pointee.receive == .armed { arm(slot, .bodyStall, after: config.streamTimeoutNs) }

@@ -184,9 +184,7 @@ extension Worker where IO: ~Copyable {
     exchange.pointee.flags.insert(.headSent)
     exchange.pointee.phase = .streaming
     disarmPhase(exchange.pointee.upstream)
-    if connections[exchange.pointee.upstream].pointee.receive == .armed {
-      arm(exchange.pointee.upstream, .bodyStall, after: config.streamTimeoutNs)
-    }
+    awaitBody(exchange.pointee.upstream)
     // A short length-framed body that has come whole joins its head: one plain send, and the lent buffer goes back now.
     if joins {
       UnsafeMutableRawPointer(out + used).copyMemory(from: base + headBytes, byteCount: body)
